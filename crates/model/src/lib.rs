@@ -1,0 +1,1 @@
+//! Weights, KV cache, kernels and the forward pass of each architecture.

@@ -1,0 +1,1 @@
+//! Where weight bytes live: byte ranges, leases, plans and the memory budget.

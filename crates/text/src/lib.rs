@@ -1,0 +1,2 @@
+//! Tokenizer, chat template and streaming detokenizer of a GGUF model.
+#![forbid(unsafe_code)]

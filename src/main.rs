@@ -1,0 +1,3 @@
+//! The `rawrz` program.
+#![forbid(unsafe_code)]
+fn main() {}
