@@ -1,0 +1,117 @@
+//! What differs between operating systems: faults in mapped files, advice, and what the system says of memory.
+
+mod memory;
+
+#[cfg(unix)]
+mod unix;
+#[cfg(windows)]
+mod windows;
+
+#[cfg(unix)]
+use unix as imp;
+#[cfg(windows)]
+use windows as imp;
+
+pub use memory::{ProcessMemory, memory_limit, process_memory, total_memory};
+
+use crate::lease::Health;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+
+/// How many maps one process may guard at once: shards times parts of all open models.
+pub const MAX_GUARDED_MAPS: usize = 4096;
+
+/// One guarded range. A signal handler reads the table, so it is made of atomics alone and never grows.
+struct Slot {
+    /// Address of the first byte; 0 while the slot is free, 1 while it is being filled.
+    base: AtomicUsize,
+    len: AtomicUsize,
+    failed: AtomicPtr<std::sync::atomic::AtomicBool>,
+}
+
+static SLOTS: [Slot; MAX_GUARDED_MAPS] = [const {
+    Slot { base: AtomicUsize::new(0), len: AtomicUsize::new(0), failed: AtomicPtr::new(std::ptr::null_mut()) }
+}; MAX_GUARDED_MAPS];
+
+/// One more than the highest slot ever used, so that a lookup is short.
+static SLOTS_USED: AtomicUsize = AtomicUsize::new(0);
+
+/// The range that holds an address.
+struct GuardedRange {
+    base: usize,
+    len: usize,
+    slot: &'static Slot,
+}
+
+impl GuardedRange {
+    /// Finds the guarded range around `address`. Safe to call from a signal handler.
+    fn around(address: usize) -> Option<GuardedRange> {
+        let used = SLOTS_USED.load(Ordering::Acquire).min(MAX_GUARDED_MAPS);
+        SLOTS[..used].iter().find_map(|slot| {
+            let base = slot.base.load(Ordering::Acquire);
+            let len = slot.len.load(Ordering::Acquire);
+            (base > 1 && address >= base && address - base < len).then_some(GuardedRange { base, len, slot })
+        })
+    }
+
+    /// Marks the bytes of the range as bad. Safe to call from a signal handler.
+    fn fail(&self) {
+        let flag = self.slot.failed.load(Ordering::Acquire);
+        if !flag.is_null() {
+            // SAFETY: the flag belongs to the `Health` that the guard of this slot keeps alive; the slot is
+            // cleared before the guard lets go of it, and a fault in the range means the map, which outlives
+            // nothing but the guard, is still in use.
+            unsafe { (*flag).store(true, Ordering::Release) };
+        }
+    }
+
+    #[cfg(windows)]
+    fn has_failed(&self) -> bool {
+        let flag = self.slot.failed.load(Ordering::Acquire);
+        // SAFETY: as in `fail`.
+        !flag.is_null() && unsafe { (*flag).load(Ordering::Acquire) }
+    }
+}
+
+/// Turns faults in one mapped range into a failed [`Health`] instead of a dead process.
+///
+/// While the guard lives, a page of the range that the system cannot provide (the file was truncated, its
+/// device failed) reads as zeros from then on and the health says so.
+#[derive(Debug)]
+pub(crate) struct FaultGuard {
+    index: usize,
+    health: Arc<Health>,
+}
+
+impl FaultGuard {
+    /// Guards `len` bytes at address `base` of a read-only file map; `None` when all slots are taken.
+    pub(crate) fn new(base: usize, len: usize, health: Arc<Health>) -> Option<FaultGuard> {
+        imp::install_handler();
+        for (index, slot) in SLOTS.iter().enumerate() {
+            if slot.base.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+                slot.len.store(len, Ordering::Release);
+                slot.failed.store(std::ptr::from_ref(health.flag()).cast_mut(), Ordering::Release);
+                slot.base.store(base, Ordering::Release);
+                SLOTS_USED.fetch_max(index + 1, Ordering::AcqRel);
+                return Some(FaultGuard { index, health });
+            }
+        }
+        None
+    }
+}
+
+impl Drop for FaultGuard {
+    fn drop(&mut self) {
+        let slot = &SLOTS[self.index];
+        let base = slot.base.swap(1, Ordering::AcqRel);
+        imp::release_range(base, self.health.check().is_err());
+        slot.failed.store(std::ptr::null_mut(), Ordering::Release);
+        slot.len.store(0, Ordering::Release);
+        slot.base.store(0, Ordering::Release);
+    }
+}
+
+/// Asks the system to start reading `len` bytes at `offset` of `map` now. Advice: failure is of no matter.
+pub(crate) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
+    imp::advise_will_need(map, offset, len);
+}

@@ -1,0 +1,79 @@
+//! Windows: an in-page error in a guarded map becomes a failed health; prefetching for reading ahead.
+//!
+//! Windows refuses to truncate a file while it is mapped, so what remains is a device that fails or vanishes.
+
+use super::GuardedRange;
+use std::ffi::c_void;
+use std::sync::Once;
+use windows_sys::Win32::Foundation::{EXCEPTION_ACCESS_VIOLATION, EXCEPTION_IN_PAGE_ERROR};
+use windows_sys::Win32::System::Diagnostics::Debug::{
+    AddVectoredExceptionHandler, EXCEPTION_CONTINUE_EXECUTION, EXCEPTION_CONTINUE_SEARCH, EXCEPTION_POINTERS,
+};
+use windows_sys::Win32::System::Memory::{
+    MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, MEMORY_MAPPED_VIEW_ADDRESS, PAGE_READONLY, PrefetchVirtualMemory,
+    UnmapViewOfFile, VirtualAlloc, VirtualFree, WIN32_MEMORY_RANGE_ENTRY,
+};
+use windows_sys::Win32::System::Threading::GetCurrentProcess;
+
+/// Zero pages are committed this many bytes at a time: the allocation granularity of the system.
+const COMMIT_BYTES: usize = 64 << 10;
+
+static INSTALL: Once = Once::new();
+
+pub(super) fn install_handler() {
+    INSTALL.call_once(|| {
+        // SAFETY: `on_exception` has the signature asked for and stays in the program for good.
+        unsafe { AddVectoredExceptionHandler(1, Some(on_exception)) };
+    });
+}
+
+unsafe extern "system" fn on_exception(pointers: *mut EXCEPTION_POINTERS) -> i32 {
+    // SAFETY: the system passes valid pointers to a vectored handler.
+    let record = unsafe { &*(*pointers).ExceptionRecord };
+    let in_page = record.ExceptionCode == EXCEPTION_IN_PAGE_ERROR;
+    if !in_page && record.ExceptionCode != EXCEPTION_ACCESS_VIOLATION {
+        return EXCEPTION_CONTINUE_SEARCH;
+    }
+    let address = record.ExceptionInformation[1];
+    let Some(range) = GuardedRange::around(address) else { return EXCEPTION_CONTINUE_SEARCH };
+    if in_page && !range.has_failed() {
+        range.fail();
+        // SAFETY: the view is ours while the guard lives. Readers that run between the two calls fault with
+        // an access violation and come here too, where they wait for the reservation.
+        unsafe {
+            UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: range.base as *mut c_void });
+            VirtualAlloc(range.base as *const c_void, range.len, MEM_RESERVE, PAGE_READONLY);
+        }
+    } else if !range.has_failed() {
+        return EXCEPTION_CONTINUE_SEARCH;
+    }
+    let from = address & !(COMMIT_BYTES - 1);
+    let len = COMMIT_BYTES.min(range.base + range.len - from);
+    for _ in 0..1000 {
+        // SAFETY: commits zero pages inside the reservation made above, over no live data.
+        let page = unsafe { VirtualAlloc(from as *const c_void, len, MEM_COMMIT, PAGE_READONLY) };
+        if !page.is_null() {
+            return EXCEPTION_CONTINUE_EXECUTION;
+        }
+        std::thread::yield_now();
+    }
+    EXCEPTION_CONTINUE_SEARCH
+}
+
+pub(super) fn release_range(base: usize, failed: bool) {
+    if failed {
+        // SAFETY: after a fault the range is a reservation of ours, no longer a view. Where the file failed
+        // for another reason the range is still a view, which this call refuses to free.
+        unsafe { VirtualFree(base as *mut c_void, 0, MEM_RELEASE) };
+    }
+}
+
+pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
+    let range = WIN32_MEMORY_RANGE_ENTRY {
+        // SAFETY: `offset` lies inside the map.
+        VirtualAddress: unsafe { map.as_ptr().add(offset) } as *mut c_void,
+        NumberOfBytes: len,
+    };
+    // SAFETY: one valid range entry, of memory that is mapped.
+    unsafe { PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0) };
+}
