@@ -1,2 +1,22 @@
 //! GGUF bytes to metadata and tensor directory and back; quantization layouts with a scalar codec.
+//!
+//! [`Gguf::parse`] checks a file once and hands out values and tensors that point into its bytes.
 #![forbid(unsafe_code)]
+
+mod cursor;
+mod error;
+mod gguf;
+mod index;
+mod parse;
+mod shard;
+mod tensor;
+mod tensor_type;
+mod value;
+
+pub use error::{Error, Name};
+pub use gguf::{Bytes, Gguf};
+pub use parse::{MAX_KEY_BYTES, MAX_KEYS, MAX_TENSOR_NAME_BYTES, MAX_TENSORS};
+pub use shard::ShardSet;
+pub use tensor::{Dims, MAX_DIMS, TensorInfo};
+pub use tensor_type::{TensorType, removed_name};
+pub use value::{Array, ArrayIter, MAX_ARRAY_DEPTH, Strings, Value, ValueType};

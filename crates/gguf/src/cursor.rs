@@ -1,0 +1,106 @@
+//! A position in untrusted bytes; every read is checked, and a failure says what was being read.
+
+use crate::error::{Error, Name};
+
+/// What is being read, for the error; turned into an owned [`Name`] only when one is made.
+#[derive(Clone, Copy)]
+pub(crate) enum Subject<'a> {
+    Header,
+    Key(&'a str),
+    KeyNumber(u64),
+    Tensor(&'a str),
+    TensorNumber(u64),
+}
+
+impl Subject<'_> {
+    #[cold]
+    pub(crate) fn to_name(self) -> Name {
+        match self {
+            Subject::Header => Name::Header,
+            Subject::Key(name) => Name::key(name),
+            Subject::KeyNumber(i) => Name::KeyNumber(i),
+            Subject::Tensor(name) => Name::tensor(name),
+            Subject::TensorNumber(i) => Name::TensorNumber(i),
+        }
+    }
+}
+
+/// Invariant: `pos <= bytes.len()`.
+#[derive(Clone)]
+pub(crate) struct Cursor<'a> {
+    bytes: &'a [u8],
+    pos: usize,
+}
+
+impl<'a> Cursor<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> Cursor<'a> {
+        Cursor { bytes, pos: 0 }
+    }
+
+    pub(crate) fn pos(&self) -> usize {
+        self.pos
+    }
+
+    pub(crate) fn offset(&self) -> u64 {
+        self.pos as u64
+    }
+
+    pub(crate) fn left_bytes(&self) -> u64 {
+        (self.bytes.len() - self.pos) as u64
+    }
+
+    /// The error of a field that needs `needed_bytes` at the current position.
+    #[cold]
+    pub(crate) fn truncated(&self, what: &'static str, subject: Subject<'_>, needed_bytes: u64) -> Error {
+        Error::Truncated {
+            offset: self.offset(),
+            what,
+            name: subject.to_name(),
+            needed_bytes,
+            left_bytes: self.left_bytes(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn take(
+        &mut self,
+        len_bytes: u64,
+        what: &'static str,
+        subject: Subject<'_>,
+    ) -> Result<&'a [u8], Error> {
+        let taken = usize::try_from(len_bytes).ok().and_then(|len| self.bytes[self.pos..].get(..len));
+        match taken {
+            Some(taken) => {
+                self.pos += taken.len();
+                Ok(taken)
+            }
+            None => Err(self.truncated(what, subject, len_bytes)),
+        }
+    }
+
+    #[inline]
+    fn array<const N: usize>(&mut self, what: &'static str, subject: Subject<'_>) -> Result<[u8; N], Error> {
+        match self.bytes[self.pos..].first_chunk::<N>() {
+            Some(chunk) => {
+                self.pos += N;
+                Ok(*chunk)
+            }
+            None => Err(self.truncated(what, subject, N as u64)),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn magic(&mut self) -> Result<[u8; 4], Error> {
+        self.array("the magic", Subject::Header)
+    }
+
+    #[inline]
+    pub(crate) fn u32(&mut self, what: &'static str, subject: Subject<'_>) -> Result<u32, Error> {
+        self.array(what, subject).map(u32::from_le_bytes)
+    }
+
+    #[inline]
+    pub(crate) fn u64(&mut self, what: &'static str, subject: Subject<'_>) -> Result<u64, Error> {
+        self.array(what, subject).map(u64::from_le_bytes)
+    }
+}
