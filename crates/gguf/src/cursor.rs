@@ -89,6 +89,31 @@ impl<'a> Cursor<'a> {
         }
     }
 
+    /// Moves past up to `limit` texts (each a length and UTF-8) and says how many; stops before one that is cut or no
+    /// UTF-8. Vocabularies have hundreds of thousands of texts, so this loop decides how long opening a file takes.
+    pub(crate) fn skip_texts(&mut self, limit: u64) -> u64 {
+        let mut rest = &self.bytes[self.pos..];
+        let mut skipped = 0;
+        while skipped < limit {
+            let Some((len_bytes, tail)) = rest.split_first_chunk() else {
+                break;
+            };
+            let Ok(len_bytes) = usize::try_from(u64::from_le_bytes(*len_bytes)) else {
+                break;
+            };
+            let Some((text, tail)) = tail.split_at_checked(len_bytes) else {
+                break;
+            };
+            if std::str::from_utf8(text).is_err() {
+                break;
+            }
+            rest = tail;
+            skipped += 1;
+        }
+        self.pos = self.bytes.len() - rest.len();
+        skipped
+    }
+
     #[inline]
     pub(crate) fn magic(&mut self) -> Result<[u8; 4], Error> {
         self.array("the magic", Subject::Header)

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod cursor;
+mod discover;
 mod error;
 mod gguf;
 mod index;
@@ -13,6 +14,7 @@ mod tensor;
 mod tensor_type;
 mod value;
 
+pub use discover::{DiscoverError, discover};
 pub use error::{Error, Name};
 pub use gguf::{Bytes, Gguf};
 pub use parse::{MAX_KEY_BYTES, MAX_KEYS, MAX_TENSOR_NAME_BYTES, MAX_TENSORS};

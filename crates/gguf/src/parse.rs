@@ -271,8 +271,14 @@ fn skip_elements(
     let subject = Subject::Key(key);
     match ty {
         ValueType::Str => {
-            for _ in 0..len {
-                read_text(cursor, "the text", subject)?;
+            let mut left = len;
+            while left > 0 {
+                left -= cursor.skip_texts(left);
+                if left > 0 {
+                    // The next one is bad: read it again for the error.
+                    read_text(cursor, "the text", subject)?;
+                    left -= 1;
+                }
             }
         }
         ValueType::Array => {
