@@ -1,0 +1,185 @@
+//! The building blocks of every forward pass.
+//!
+//! A [`Pass`] holds what one pass over the weights needs; its methods are single operations on buffers in
+//! memory order, `[token][..]`. The blocks made of several operations stand in [`attention`] and
+//! [`feed_forward`]; an architecture puts blocks in its order.
+
+mod attention;
+mod feed_forward;
+mod head;
+
+pub(crate) use attention::{SelfAttention, Window};
+pub(crate) use feed_forward::{FeedForward, Gate};
+pub(crate) use head::{Head, MAX_OUTPUT_ROWS};
+
+use crate::error::PassError;
+use crate::kernels::{self, Activations, DisjointRows, Ops, Pool};
+use crate::kv_cache::KvCache;
+use crate::rope::RopeTable;
+use crate::weights::{Linear, Matrix, Vector};
+use rawrz_residency::{Extent, Source};
+
+/// How a pair of elements that rotate together is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rotation {
+    /// Neighbours: 2i and 2i + 1.
+    Adjacent,
+    /// i and i + half the rotated elements.
+    Halves,
+}
+
+/// Buffers of one batch, `[token][length]`; kept from pass to pass.
+#[derive(Default)]
+pub(crate) struct Buffers {
+    /// The residual stream, `[token][dim]`.
+    pub(crate) x: Vec<f32>,
+    /// Input or output of a block, `[token][dim]`.
+    pub(crate) h: Vec<f32>,
+    /// `[token][head][head_dim]`
+    pub(crate) q: Vec<f32>,
+    /// `[token][kv_head][head_dim]`
+    pub(crate) k: Vec<f32>,
+    /// `[token][kv_head][value_dim]`
+    pub(crate) v: Vec<f32>,
+    /// `[token][head][value_dim]`
+    pub(crate) attention: Vec<f32>,
+    /// `[token][ffn_dim]`
+    pub(crate) gate: Vec<f32>,
+    /// `[token][ffn_dim]`
+    pub(crate) up: Vec<f32>,
+    /// `[output][vocab_len]`
+    pub(crate) logits: Vec<f32>,
+}
+
+/// One pass of a batch of tokens through the model.
+pub(crate) struct Pass<'a> {
+    pub(crate) source: &'a dyn Source,
+    pub(crate) ops: Ops,
+    pub(crate) pool: &'a Pool,
+    /// Input of the next matmuls.
+    pub(crate) acts: &'a mut Activations,
+    /// A weight vector, widened.
+    pub(crate) vector: &'a mut Vec<f32>,
+    pub(crate) cache: &'a mut KvCache,
+    pub(crate) tokens: &'a [u32],
+}
+
+/// Reads a weight vector as floats.
+pub(crate) fn read_vector(
+    source: &dyn Source,
+    vector: &Vector,
+    ops: &Ops,
+    out: &mut Vec<f32>,
+) -> Result<(), PassError> {
+    out.resize(vector.0.row_len, 0.0);
+    let lease = source.lease(vector.0.extent)?;
+    kernels::to_floats(vector.0.ty, &lease, out, ops);
+    Ok(lease.release()?)
+}
+
+impl Pass<'_> {
+    /// Position of the first token of the batch.
+    pub(crate) fn start(&self) -> usize {
+        self.cache.len()
+    }
+
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// `out = rows of the table`, `[token][row_len]`.
+    pub(crate) fn embed(&mut self, table: &Matrix, out: &mut Vec<f32>) -> Result<(), PassError> {
+        out.resize(self.n_tokens() * table.row_len, 0.0);
+        for (token, out) in self.tokens.iter().zip(out.chunks_exact_mut(table.row_len)) {
+            let lease = self.source.lease(table.row(*token as usize))?;
+            kernels::to_floats(table.ty, &lease, out, &self.ops);
+            lease.release()?;
+        }
+        Ok(())
+    }
+
+    /// `out = rms_norm(x) * weight` for each row of the length of `weight`: a token, or a head.
+    pub(crate) fn rms_norm(
+        &mut self,
+        x: &[f32],
+        weight: &Vector,
+        eps: f32,
+        out: &mut Vec<f32>,
+    ) -> Result<(), PassError> {
+        read_vector(self.source, weight, &self.ops, self.vector)?;
+        out.resize(x.len(), 0.0);
+        let (len, weight, ops) = (weight.0.row_len, &**self.vector, self.ops);
+        self.pool.for_each_chunk(out, len, &|i, out| ops.rms_norm(&x[i * len..][..len], weight, eps, out));
+        Ok(())
+    }
+
+    /// As [`Pass::rms_norm`], in place, through a buffer.
+    pub(crate) fn rms_norm_in_place(
+        &mut self,
+        x: &mut Vec<f32>,
+        weight: &Vector,
+        eps: f32,
+        buffer: &mut Vec<f32>,
+    ) -> Result<(), PassError> {
+        self.rms_norm(x, weight, eps, buffer)?;
+        std::mem::swap(x, buffer);
+        Ok(())
+    }
+
+    /// Makes `x`, `n_rows` rows, the input of the matmuls that follow.
+    pub(crate) fn load(&mut self, x: &[f32], n_rows: usize) {
+        self.acts.load(x, n_rows);
+    }
+
+    /// `out = weight * input + bias`, `[row of the input][n_rows of the weight]`.
+    pub(crate) fn linear(&mut self, linear: &Linear, out: &mut Vec<f32>) -> Result<(), PassError> {
+        let Linear { weight, bias } = linear;
+        out.resize(self.acts.n_rows() * weight.n_rows, 0.0);
+        self.multiply(weight, out)?;
+        if let Some(bias) = bias {
+            read_vector(self.source, bias, &self.ops, self.vector)?;
+            for row in out.chunks_exact_mut(weight.n_rows) {
+                self.ops.add(row, self.vector);
+            }
+        }
+        Ok(())
+    }
+
+    /// Leases the rows of `weight` in as few slices as the source allows and multiplies each.
+    fn multiply(&mut self, weight: &Matrix, out: &mut [f32]) -> Result<(), PassError> {
+        self.acts.prepare(kernels::activation_kind(weight.ty, &self.ops), &self.ops, self.pool);
+        let out = DisjointRows::new(out, weight.n_rows);
+        let mut done = 0;
+        while done < weight.extent.len {
+            let rest = weight.extent.slice(done, weight.extent.len - done);
+            let len = self.source.lease_len(rest, weight.row_bytes);
+            let lease = self.source.lease(Extent { len, ..rest })?;
+            let column = (done / weight.row_bytes) as usize;
+            let row_bytes = weight.row_bytes as usize;
+            kernels::matmul(weight.ty, &lease, row_bytes, self.acts, &out, column, &self.ops, self.pool);
+            lease.release()?;
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Rotates every head of `head_dim` in `x`, `[token][head][head_dim]`.
+    pub(crate) fn rotate(&self, x: &mut [f32], head_dim: usize, rotation: Rotation, table: &RopeTable) {
+        let (row_len, ops) = (x.len() / self.n_tokens(), self.ops);
+        self.pool.for_each_chunk(x, row_len, &|t, row| {
+            let (cos, sin) = table.at(t);
+            for head in row.chunks_exact_mut(head_dim) {
+                let head = &mut head[..2 * cos.len()];
+                match rotation {
+                    Rotation::Adjacent => ops.rope_adjacent(head, cos, sin),
+                    Rotation::Halves => ops.rope_halves(head, cos, sin),
+                }
+            }
+        });
+    }
+
+    /// `x += y`.
+    pub(crate) fn add(&self, x: &mut [f32], y: &[f32]) {
+        self.ops.add(x, y);
+    }
+}

@@ -1,0 +1,164 @@
+//! The input of matmuls: f32 rows, quantized at most once for each block format that the weights ask for.
+
+use super::float::{BLOCK_32, BLOCK_256, Ops};
+use super::pool::Pool;
+
+/// How a weight type wants its input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ActivationKind {
+    /// f32, as it is: float weights, and types that have only a decoder.
+    Float,
+    /// i8 in blocks of 32.
+    Block32,
+    /// i8 in super-blocks of 256.
+    Block256,
+}
+
+/// One quantized row, block formats of 32.
+#[derive(Clone, Copy)]
+pub(crate) struct Row32<'a> {
+    /// `[k]`
+    pub(crate) quants: &'a [i8],
+    /// `[k / 32]`
+    pub(crate) scales: &'a [f32],
+    /// Sum of each block's quants, `[k / 32]`.
+    pub(crate) sums: &'a [i32],
+    /// The same times the block's scale, for minimum terms, `[k / 32]`.
+    pub(crate) scaled_sums: &'a [f32],
+}
+
+/// One quantized row, super-blocks of 256.
+#[derive(Clone, Copy)]
+pub(crate) struct Row256<'a> {
+    /// `[k]`
+    pub(crate) quants: &'a [i8],
+    /// `[k / 256]`
+    pub(crate) scales: &'a [f32],
+    /// Sum of each 16 quants, `[k / 16]`.
+    pub(crate) sums: &'a [i16],
+}
+
+/// `n_rows` rows of `row_len` floats and their quantized forms. The buffers are kept from one use to the next.
+#[derive(Default)]
+pub(crate) struct Activations {
+    row_len: usize,
+    n_rows: usize,
+    floats: Vec<f32>,
+    quants_32: Vec<i8>,
+    scales_32: Vec<f32>,
+    sums_32: Vec<i32>,
+    scaled_sums_32: Vec<f32>,
+    quants_256: Vec<i8>,
+    scales_256: Vec<f32>,
+    sums_256: Vec<i16>,
+    has_32: bool,
+    has_256: bool,
+}
+
+impl Activations {
+    /// Bytes that rows of up to `row_len` values need at most, for `n_rows` of them.
+    pub(crate) fn bytes(row_len: usize, n_rows: usize) -> u64 {
+        // Floats, two i8 copies, and per-block fields: 12 bytes per 32 values, 36 per 256.
+        (row_len as u64 * n_rows as u64) * (4 + 2) + (row_len as u64 * n_rows as u64) / 32 * 17
+    }
+
+    /// Takes new rows: `x` holds `n_rows` rows of one length.
+    pub(crate) fn load(&mut self, x: &[f32], n_rows: usize) {
+        assert!(n_rows > 0 && x.len().is_multiple_of(n_rows));
+        self.row_len = x.len() / n_rows;
+        self.n_rows = n_rows;
+        self.floats.clear();
+        self.floats.extend_from_slice(x);
+        self.has_32 = false;
+        self.has_256 = false;
+    }
+
+    pub(crate) fn n_rows(&self) -> usize {
+        self.n_rows
+    }
+
+    pub(crate) fn row_len(&self) -> usize {
+        self.row_len
+    }
+
+    /// Makes the rows available in the form that `kind` asks for.
+    ///
+    /// # Panics
+    /// When the row length is not a multiple of the block: weights were checked against it when bound.
+    pub(crate) fn prepare(&mut self, kind: ActivationKind, ops: &Ops, pool: &Pool) {
+        match kind {
+            ActivationKind::Float => {}
+            ActivationKind::Block32 if self.has_32 => {}
+            ActivationKind::Block32 => self.quantize_32(ops, pool),
+            ActivationKind::Block256 if self.has_256 => {}
+            ActivationKind::Block256 => self.quantize_256(ops, pool),
+        }
+    }
+
+    fn quantize_32(&mut self, ops: &Ops, pool: &Pool) {
+        let (k, blocks) = (self.row_len, self.row_len / BLOCK_32);
+        assert!(k.is_multiple_of(BLOCK_32));
+        self.quants_32.resize(k * self.n_rows, 0);
+        self.scales_32.resize(blocks * self.n_rows, 0.0);
+        self.sums_32.resize(blocks * self.n_rows, 0);
+        self.scaled_sums_32.resize(blocks * self.n_rows, 0.0);
+        let mut rows: Vec<_> = self
+            .floats
+            .chunks(k)
+            .zip(self.quants_32.chunks_mut(k))
+            .zip(self.scales_32.chunks_mut(blocks))
+            .zip(self.sums_32.chunks_mut(blocks).zip(self.scaled_sums_32.chunks_mut(blocks)))
+            .collect();
+        pool.run_on(&mut rows, &|(((x, quants), scales), (sums, scaled_sums))| {
+            ops.quantize_32(x, quants, scales, sums, scaled_sums);
+        });
+        self.has_32 = true;
+    }
+
+    fn quantize_256(&mut self, ops: &Ops, pool: &Pool) {
+        let (k, blocks) = (self.row_len, self.row_len / BLOCK_256);
+        assert!(k.is_multiple_of(BLOCK_256));
+        self.quants_256.resize(k * self.n_rows, 0);
+        self.scales_256.resize(blocks * self.n_rows, 0.0);
+        self.sums_256.resize(k / 16 * self.n_rows, 0);
+        let mut rows: Vec<_> = self
+            .floats
+            .chunks(k)
+            .zip(self.quants_256.chunks_mut(k))
+            .zip(self.scales_256.chunks_mut(blocks))
+            .zip(self.sums_256.chunks_mut(k / 16))
+            .collect();
+        pool.run_on(&mut rows, &|(((x, quants), scales), sums)| {
+            ops.quantize_256(x, quants, scales, sums);
+        });
+        self.has_256 = true;
+    }
+
+    /// Row `row` as floats.
+    pub(crate) fn row(&self, row: usize) -> &[f32] {
+        &self.floats[row * self.row_len..][..self.row_len]
+    }
+
+    /// Row `row` in blocks of 32; `prepare` was called for them.
+    pub(crate) fn row_32(&self, row: usize) -> Row32<'_> {
+        debug_assert!(self.has_32);
+        let (k, blocks) = (self.row_len, self.row_len / BLOCK_32);
+        Row32 {
+            quants: &self.quants_32[row * k..][..k],
+            scales: &self.scales_32[row * blocks..][..blocks],
+            sums: &self.sums_32[row * blocks..][..blocks],
+            scaled_sums: &self.scaled_sums_32[row * blocks..][..blocks],
+        }
+    }
+
+    /// Row `row` in super-blocks of 256; `prepare` was called for them.
+    pub(crate) fn row_256(&self, row: usize) -> Row256<'_> {
+        debug_assert!(self.has_256);
+        let (k, blocks) = (self.row_len, self.row_len / BLOCK_256);
+        Row256 {
+            quants: &self.quants_256[row * k..][..k],
+            scales: &self.scales_256[row * blocks..][..blocks],
+            sums: &self.sums_256[row * k / 16..][..k / 16],
+        }
+    }
+}

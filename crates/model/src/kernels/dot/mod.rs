@@ -1,0 +1,180 @@
+//! Integer dots: a tile of weight rows against one row of quantized activations.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod scalar;
+
+use super::activations::{ActivationKind, Row32, Row256};
+use super::isa::Isa;
+use rawrz_gguf::TensorType;
+
+/// Weight rows that one call handles: with one row in each lane of a vector, all of them share one fused
+/// multiply-add a block, and several streams of memory hide its latency.
+pub(super) const TILE_ROWS: usize = 8;
+
+/// The first blocks of the rows of a tile; a tile with fewer rows repeats its last one.
+pub(super) type TileRows = [*const u8; TILE_ROWS];
+
+/// A kernel for blocks of 32.
+///
+/// # Safety
+/// Every pointer is good for as many blocks as the activations have, and the machine has the kernel's
+/// instruction set.
+pub(super) type Dot32 = unsafe fn(&TileRows, Row32<'_>, &mut [f32; TILE_ROWS]);
+
+/// A kernel for super-blocks of 256. Safety as for [`Dot32`].
+pub(super) type Dot256 = unsafe fn(&TileRows, Row256<'_>, &mut [f32; TILE_ROWS]);
+
+/// The integer kernel of a weight type.
+#[derive(Clone, Copy)]
+pub(super) enum Dot {
+    Block32(Dot32),
+    Block256(Dot256),
+}
+
+/// The kernel of `ty` on `isa`; `None` for float types and for types that are decoded to floats.
+pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
+    let scalar = scalar::dot_of(ty)?;
+    let fast = match isa {
+        Isa::Scalar => None,
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::dot_of(ty),
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon => None,
+    };
+    Some(fast.unwrap_or(scalar))
+}
+
+impl Dot {
+    pub(super) fn activation_kind(self) -> ActivationKind {
+        match self {
+            Dot::Block32(_) => ActivationKind::Block32,
+            Dot::Block256(_) => ActivationKind::Block256,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::activations::Activations;
+    use super::super::{Ops, Pool};
+    use super::*;
+    use half::f16;
+
+    const TYPES: [TensorType; 8] = [
+        TensorType::Q4_0,
+        TensorType::Q4_1,
+        TensorType::Q5_0,
+        TensorType::Q5_1,
+        TensorType::Q8_0,
+        TensorType::Q4K,
+        TensorType::Q5K,
+        TensorType::Q6K,
+    ];
+
+    /// Where the f16 scales of a block stand.
+    fn scale_offsets(ty: TensorType) -> &'static [usize] {
+        match ty {
+            TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4K | TensorType::Q5K => &[0, 2],
+            TensorType::Q6K => &[208],
+            _ => &[0],
+        }
+    }
+
+    /// Rows of random blocks with scales of moderate size.
+    fn weights(ty: TensorType, n_blocks: usize, seed: u64, extreme: bool) -> Vec<u8> {
+        let mut state = seed | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) as u32
+        };
+        let size = ty.block_bytes() as usize;
+        let mut bytes: Vec<u8> = (0..n_blocks * size)
+            .map(|_| if extreme { [0x00, 0xFF, 0x80, 0x7F][next() as usize % 4] } else { next() as u8 })
+            .collect();
+        for block in bytes.chunks_mut(size) {
+            for offset in scale_offsets(ty) {
+                let scale = (next() % 2000) as f32 / 1000.0 - 1.0;
+                block[*offset..offset + 2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
+            }
+        }
+        bytes
+    }
+
+    fn run(dot: Dot, weights: &[u8], row_bytes: usize, acts: &Activations) -> [f32; TILE_ROWS] {
+        let rows = std::array::from_fn(|r| weights[r * row_bytes..][..row_bytes].as_ptr());
+        let mut out = [0.0; TILE_ROWS];
+        // SAFETY: the rows hold as many blocks as the activations.
+        unsafe {
+            match dot {
+                Dot::Block32(f) => f(&rows, acts.row_32(0), &mut out),
+                Dot::Block256(f) => f(&rows, acts.row_256(0), &mut out),
+            }
+        }
+        out
+    }
+
+    fn activations(k: usize, kind: ActivationKind, extreme: bool) -> Activations {
+        let x: Vec<f32> = (0..k)
+            .map(|i| if extreme { if i % 3 == 0 { -1.0 } else { 1.0 } } else { (i as f32 * 0.7).sin() })
+            .collect();
+        let mut acts = Activations::default();
+        acts.load(&x, 1);
+        acts.prepare(kind, &Ops::new(Isa::Scalar), &Pool::new(1));
+        acts
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_bits_of_the_scalar_dot() {
+        for ty in TYPES {
+            let expected = scalar::dot_of(ty).unwrap();
+            for isa in Isa::available() {
+                let dot = dot_of(ty, isa).unwrap();
+                for n_blocks in [1, 2, 3, 5, 8] {
+                    for extreme in [false, true] {
+                        let k = n_blocks * ty.block_len() as usize;
+                        let acts = activations(k, dot.activation_kind(), extreme);
+                        let w = weights(ty, n_blocks * TILE_ROWS, 77 + n_blocks as u64, extreme);
+                        let row_bytes = n_blocks * ty.block_bytes() as usize;
+                        let got = run(dot, &w, row_bytes, &acts).map(f32::to_bits);
+                        let want = run(expected, &w, row_bytes, &acts).map(f32::to_bits);
+                        assert_eq!(got, want, "{ty:?} on {isa}, {n_blocks} blocks, extreme {extreme}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_scalar_dot_agrees_with_the_decoder() {
+        for ty in TYPES {
+            let dot = scalar::dot_of(ty).unwrap();
+            let n_blocks = 4;
+            let k = n_blocks * ty.block_len() as usize;
+            let acts = activations(k, dot.activation_kind(), false);
+            let w = weights(ty, n_blocks * TILE_ROWS, 5, false);
+            let row_bytes = n_blocks * ty.block_bytes() as usize;
+            let got = run(dot, &w, row_bytes, &acts);
+            for r in 0..TILE_ROWS {
+                let mut decoded = vec![0.0; k];
+                rawrz_gguf::decode_row(ty, &w[r * row_bytes..][..row_bytes], &mut decoded).unwrap();
+                // Against the quantized activations, so that only the order of float sums differs.
+                let quantized: Vec<f64> = match dot {
+                    Dot::Block32(_) => {
+                        let row = acts.row_32(0);
+                        (0..k).map(|i| f64::from(row.quants[i]) * f64::from(row.scales[i / 32])).collect()
+                    }
+                    Dot::Block256(_) => {
+                        let row = acts.row_256(0);
+                        (0..k).map(|i| f64::from(row.quants[i]) * f64::from(row.scales[i / 256])).collect()
+                    }
+                };
+                let exact: f64 = decoded.iter().zip(&quantized).map(|(w, a)| f64::from(*w) * a).sum();
+                let size: f64 = decoded.iter().zip(&quantized).map(|(w, a)| (f64::from(*w) * a).abs()).sum();
+                // The minimum term of blocks of 32 uses a sum that is rounded to f16.
+                let error = (f64::from(got[r]) - exact).abs() / size;
+                assert!(error < 5e-4, "{ty:?} row {r}: {} {exact}", got[r]);
+            }
+        }
+    }
+}

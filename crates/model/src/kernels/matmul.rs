@@ -1,0 +1,215 @@
+//! Weights times activations, on all threads.
+
+use super::activations::{ActivationKind, Activations};
+use super::dot::{Dot, TILE_ROWS, dot_of};
+use super::float::Ops;
+use super::pool::{DisjointRows, Pool};
+use rawrz_gguf::TensorType;
+use std::cell::RefCell;
+
+/// Tasks that each thread gets of one matmul, so that a slow core can leave some to the others.
+const TASKS_PER_THREAD: usize = 6;
+
+/// The most rows in one task: their blocks stay in the second-level cache while all activations pass over them.
+const MAX_TASK_ROWS: usize = 64;
+
+/// The form in which weights of type `ty` take their input.
+pub(crate) fn activation_kind(ty: TensorType, ops: &Ops) -> ActivationKind {
+    dot_of(ty, ops.isa()).map_or(ActivationKind::Float, Dot::activation_kind)
+}
+
+/// `out[t][column + r] = weights[r] . acts[t]` for every weight row r and activation row t.
+///
+/// `weights` holds whole rows of `row_bytes` bytes, and `acts` were prepared for the kind that
+/// [`activation_kind`] gives; `out` has a row of outputs for each row of activations.
+///
+/// # Panics
+/// When the sizes do not fit together.
+pub(crate) fn matmul(
+    ty: TensorType,
+    weights: &[u8],
+    row_bytes: usize,
+    acts: &Activations,
+    out: &DisjointRows<'_>,
+    column: usize,
+    ops: &Ops,
+    pool: &Pool,
+) {
+    let n_rows = weights.len() / row_bytes;
+    let n_blocks = acts.row_len() / ty.block_len() as usize;
+    assert_eq!(weights.len(), n_rows * row_bytes);
+    assert_eq!(row_bytes, n_blocks * ty.block_bytes() as usize);
+    assert_eq!(acts.row_len(), n_blocks * ty.block_len() as usize);
+    let share = n_rows.div_ceil(pool.n_threads() * TASKS_PER_THREAD).next_multiple_of(TILE_ROWS);
+    let task_rows = share.clamp(TILE_ROWS, MAX_TASK_ROWS);
+    let dot = dot_of(ty, ops.isa());
+    pool.run(n_rows.div_ceil(task_rows), &|task| {
+        let first = task * task_rows;
+        let rows = &weights[first * row_bytes..(first + task_rows).min(n_rows) * row_bytes];
+        // SAFETY: tasks write the columns of their own weight rows, one after the other.
+        unsafe {
+            match dot {
+                Some(dot) => tiles(dot, rows, row_bytes, acts, out, column + first),
+                None => decoded(ty, rows, row_bytes, acts, out, column + first, ops),
+            }
+        }
+    });
+}
+
+/// # Safety
+/// No other thread uses the columns that are written, and `acts` has as many blocks as a row.
+unsafe fn tiles(
+    dot: Dot,
+    weights: &[u8],
+    row_bytes: usize,
+    acts: &Activations,
+    out: &DisjointRows<'_>,
+    column: usize,
+) {
+    for (i, tile) in weights.chunks(row_bytes * TILE_ROWS).enumerate() {
+        let n_rows = tile.len() / row_bytes;
+        let rows = std::array::from_fn(|r| tile[r.min(n_rows - 1) * row_bytes..].as_ptr());
+        for t in 0..acts.n_rows() {
+            let mut results = [0.0; TILE_ROWS];
+            // SAFETY: each pointer starts a whole row, which has a block for each block of activations.
+            unsafe {
+                match dot {
+                    Dot::Block32(f) => f(&rows, acts.row_32(t), &mut results),
+                    Dot::Block256(f) => f(&rows, acts.row_256(t), &mut results),
+                }
+            }
+            // SAFETY: as the caller promises.
+            let out = unsafe { out.slice(t, column + i * TILE_ROWS, n_rows) };
+            out.copy_from_slice(&results[..n_rows]);
+        }
+    }
+}
+
+thread_local! {
+    /// One decoded weight row.
+    static DECODED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The path of float weights, and of types that have only a decoder: each row is decoded once for all
+/// activations.
+///
+/// # Safety
+/// No other thread uses the columns that are written.
+unsafe fn decoded(
+    ty: TensorType,
+    weights: &[u8],
+    row_bytes: usize,
+    acts: &Activations,
+    out: &DisjointRows<'_>,
+    column: usize,
+    ops: &Ops,
+) {
+    DECODED.with_borrow_mut(|row| {
+        row.resize(acts.row_len(), 0.0);
+        for (i, blocks) in weights.chunks_exact(row_bytes).enumerate() {
+            to_floats(ty, blocks, row, ops);
+            for t in 0..acts.n_rows() {
+                let result = ops.dot(row, acts.row(t));
+                // SAFETY: as the caller promises.
+                let out = unsafe { out.slice(t, column + i, 1) };
+                out[0] = result;
+            }
+        }
+    });
+}
+
+/// Decodes blocks of `ty` into floats.
+///
+/// # Panics
+/// When `blocks` is not as long as `out` asks for: rows are cut by sizes that were checked when bound.
+pub(crate) fn to_floats(ty: TensorType, blocks: &[u8], out: &mut [f32], ops: &Ops) {
+    if ty == TensorType::F16 {
+        let (pairs, rest) = blocks.as_chunks::<2>();
+        assert!(rest.is_empty() && pairs.len() == out.len());
+        let mut bits = [0; 256];
+        for (pairs, out) in pairs.chunks(bits.len()).zip(out.chunks_mut(bits.len())) {
+            for (bits, pair) in bits.iter_mut().zip(pairs) {
+                *bits = u16::from_le_bytes(*pair);
+            }
+            ops.widen_f16(&bits[..pairs.len()], out);
+        }
+        return;
+    }
+    if let Err(error) = rawrz_gguf::decode_row(ty, blocks, out) {
+        unreachable!("a row that was checked when it was bound does not decode: {error}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Isa;
+    use super::*;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    fn random_bytes(n: usize, mut state: u64) -> Vec<u8> {
+        (0..n)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                // Bytes below 0x3C keep the high byte of every f16 and bf16 small and finite.
+                ((state >> 40) % 0x3C) as u8
+            })
+            .collect()
+    }
+
+    fn run(ty: TensorType, k: usize, n_rows: usize, width: usize, threads: usize, isa: Isa) -> Vec<Vec<u32>> {
+        let row_bytes = k / ty.block_len() as usize * ty.block_bytes() as usize;
+        let weights = random_bytes(n_rows * row_bytes, 3);
+        let x: Vec<f32> = (0..k * 64).map(|i| ((i * 37 % 1001) as f32 / 500.0) - 1.0).collect();
+        let (ops, pool) = (Ops::new(isa), Pool::new(threads));
+        let mut rows = Vec::new();
+        for batch in x.chunks(k * width) {
+            let m = batch.len() / k;
+            let mut acts = Activations::default();
+            acts.load(batch, m);
+            acts.prepare(activation_kind(ty, &ops), &ops, &pool);
+            let mut out = vec![f32::NAN; m * (n_rows + 3)];
+            let matrix = DisjointRows::new(&mut out, n_rows + 3);
+            matmul(ty, &weights, row_bytes, &acts, &matrix, 2, &ops, &pool);
+            for row in out.chunks(n_rows + 3) {
+                assert!(row[0].is_nan() && row[1].is_nan() && row[n_rows + 2].is_nan());
+                rows.push(row[2..n_rows + 2].iter().map(|v| v.to_bits()).collect());
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn widths_threads_and_instruction_sets_give_the_same_bits() {
+        use TensorType::*;
+        for ty in [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4K, Q5K, Q6K, Q2K, IQ4XS] {
+            for (k, n_rows) in [(256, 1), (512, 13), (768, 100)] {
+                let expected = run(ty, k, n_rows, 1, 1, Isa::Scalar);
+                assert!(expected.iter().flatten().all(|b| f32::from_bits(*b).is_finite()), "{ty:?}");
+                for isa in Isa::available() {
+                    for (width, threads) in [(1, 2), (2, 1), (7, 3), (64, 4)] {
+                        let got = run(ty, k, n_rows, width, threads, isa);
+                        assert!(
+                            got == expected,
+                            "{ty:?} {k}x{n_rows}, width {width}, {threads} threads, {isa}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let (ops, pool) = (Ops::new(Isa::Scalar), Pool::new(1));
+        let mut acts = Activations::default();
+        acts.load(&[0.0; 64], 1);
+        acts.prepare(ActivationKind::Block32, &ops, &pool);
+        for (len, row_bytes) in [(34, 34), (68 + 1, 68), (102, 102)] {
+            let weights = vec![0; len];
+            let mut out = [0.0; 8];
+            let matrix = DisjointRows::new(&mut out, 8);
+            let call = || matmul(TensorType::Q8_0, &weights, row_bytes, &acts, &matrix, 0, &ops, &pool);
+            assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
+        }
+    }
+}

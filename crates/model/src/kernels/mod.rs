@@ -1,0 +1,30 @@
+//! Kernels: what touches every weight. They read raw GGUF blocks as they lie in the file.
+//!
+//! # One definition, many instruction sets
+//! An output of a quantized matmul is defined, whatever computes it, as
+//!
+//! ```text
+//! acc = 0
+//! for each block b of the row, in order:
+//!     acc = fma(d_w[b] * d_a[b], int_dot[b], acc)         int_dot: exact integer, sub-block scales included
+//!     acc = fma(m_w[b] ..., ..., acc)                     minimum term, for types that have one
+//! ```
+//!
+//! and a sum over floats as 16 interleaved lanes (element k goes to lane k mod 16, with fused multiply-add)
+//! followed by a fixed pairwise tree. Integer sums may be formed in any order, so each instruction set is free
+//! inside a block, and one-row and many-row paths, any number of threads and every instruction set agree to
+//! the bit. `float.rs` holds float code once, compiled once for each instruction set; `dot/` holds the integer
+//! dots, `dot/scalar.rs` being the oracle of the others.
+
+mod activations;
+mod dot;
+mod float;
+mod isa;
+mod matmul;
+mod pool;
+
+pub(crate) use activations::Activations;
+pub(crate) use float::{AttentionHead, Ops};
+pub use isa::Isa;
+pub(crate) use matmul::{activation_kind, matmul, to_floats};
+pub(crate) use pool::{DisjointRows, Pool};

@@ -1,0 +1,182 @@
+//! A model: weights bound to an architecture, and the one way to run a batch of tokens through them.
+
+use crate::arch::{Gemma3, Llama, Qwen2};
+use crate::blocks::{Buffers, MAX_OUTPUT_ROWS, Pass};
+use crate::config::{Config, Keys};
+use crate::error::{BindError, PassError};
+use crate::kernels::{Activations, Isa, Ops, Pool};
+use crate::kv_cache::KvCache;
+use crate::weights::Binder;
+use rawrz_gguf::ShardSet;
+use rawrz_residency::{PassPlan, Source};
+
+/// Scratch that a batch may take, in bytes: with more rows than this allows a matmul gains nothing, since the
+/// activations of a batch no longer stay in cache.
+const TARGET_SCRATCH_BYTES: u64 = 24 << 20;
+
+/// The least and the most tokens of one batch.
+const BATCH_RANGE: (u64, u64) = (16, 256);
+
+enum Arch {
+    Llama(Llama),
+    Qwen2(Qwen2),
+    Gemma3(Gemma3),
+}
+
+/// Weights bound to an architecture. It holds places, not bytes: every pass reads through a [`Source`].
+pub struct Model {
+    arch: Arch,
+    config: Config,
+    plan: PassPlan,
+}
+
+/// What passes run on: threads, and scratch that is kept from one pass to the next.
+pub struct Runner {
+    ops: Ops,
+    pool: Pool,
+    acts: Activations,
+    vector: Vec<f32>,
+    buffers: Buffers,
+}
+
+impl Runner {
+    /// Threads and kernels for passes; scratch grows with the first passes, up to [`Model::scratch_bytes`].
+    pub fn new(n_threads: usize, isa: Isa) -> Runner {
+        Runner {
+            ops: Ops::new(isa),
+            pool: Pool::new(n_threads),
+            acts: Activations::default(),
+            vector: Vec::new(),
+            buffers: Buffers::default(),
+        }
+    }
+
+    /// Threads that passes use.
+    pub fn n_threads(&self) -> usize {
+        self.pool.n_threads()
+    }
+}
+
+impl Model {
+    /// Binds the tensors of `shards`, whose bytes `source` lends, to the architecture that they name.
+    pub fn bind(shards: &ShardSet, source: &dyn Source) -> Result<Model, BindError> {
+        let gguf = shards.first();
+        let key = "general.architecture";
+        let name = gguf.get_str(key)?.ok_or_else(|| BindError::MissingKey { key: key.to_owned() })?;
+        const NAMES: [&str; 3] = [Llama::NAME, Qwen2::NAME, Gemma3::NAME];
+        let Some(architecture) = NAMES.into_iter().find(|n| *n == name) else {
+            let (name, supported) = (name.to_owned(), NAMES.join(", "));
+            return Err(BindError::UnknownArchitecture { name, supported });
+        };
+        let keys = Keys::new(gguf, architecture);
+        let config = Config::read(gguf, &keys)?;
+        let mut binder = Binder::new(shards, architecture);
+        let arch = match architecture {
+            Qwen2::NAME => Arch::Qwen2(Qwen2::bind(&mut binder, &config, &keys)?),
+            Gemma3::NAME => Arch::Gemma3(Gemma3::bind(&mut binder, &config, &keys)?),
+            _ => {
+                let ops = Ops::new(Isa::Scalar);
+                Arch::Llama(Llama::bind(&mut binder, &config, &keys, source, &ops)?)
+            }
+        };
+        Ok(Model { arch, plan: binder.finish()?, config })
+    }
+
+    /// The hyperparameters.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What every pass reads, in order.
+    pub fn plan(&self) -> &PassPlan {
+        &self.plan
+    }
+
+    /// An empty cache for up to `capacity` positions.
+    pub fn new_cache(&self, capacity: usize) -> KvCache {
+        KvCache::new(&self.config, capacity)
+    }
+
+    /// Bytes of a cache of `capacity` positions, saturating.
+    pub fn cache_bytes(&self, capacity: usize) -> u64 {
+        KvCache::bytes(&self.config, capacity)
+    }
+
+    /// Bytes of scratch that each token of a batch takes.
+    fn scratch_bytes_per_token(&self) -> u64 {
+        let c = &self.config;
+        let input = c.dim.max(c.ffn_dim).max(c.attention_len());
+        let floats =
+            2 * c.dim + c.query_len() + c.key_len() + c.value_len() + c.attention_len() + 2 * c.ffn_dim;
+        // A rotation table for each of two bases, and the buffer of norms in place.
+        let floats = floats + 2 * c.rope_dim + c.query_len();
+        floats as u64 * 4 + Activations::bytes(input, 1)
+    }
+
+    /// Tokens of one batch: as many as use the caches well.
+    pub fn batch_len(&self) -> usize {
+        let tokens = TARGET_SCRATCH_BYTES / self.scratch_bytes_per_token().max(1);
+        tokens.clamp(BATCH_RANGE.0, BATCH_RANGE.1) as usize
+    }
+
+    /// The most bytes that a [`Runner`] takes for passes of up to [`Model::batch_len`] tokens.
+    pub fn scratch_bytes(&self) -> u64 {
+        let batch = self.scratch_bytes_per_token() * self.batch_len() as u64;
+        batch + (MAX_OUTPUT_ROWS * self.config.vocab_len * 4) as u64
+    }
+
+    /// Runs `tokens` through the model after the positions in `cache`, and calls `on_logits` with position and
+    /// logits of every token from the `first_output`th on.
+    ///
+    /// The logits of a position have the same bits whatever the batch, the threads and the source. When the
+    /// pass fails, what `on_logits` was given must not be used, and the cache holds the tokens of the batches of
+    /// [`Model::batch_len`] before the one that failed: a later call can go on from there.
+    pub fn forward(
+        &self,
+        runner: &mut Runner,
+        source: &dyn Source,
+        cache: &mut KvCache,
+        tokens: &[u32],
+        first_output: usize,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), PassError> {
+        let vocab_len = self.config.vocab_len;
+        if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab_len) {
+            return Err(PassError::Token { id: *id, vocab_len });
+        }
+        if tokens.len() > cache.capacity() - cache.len() {
+            let (len, capacity) = (cache.len(), cache.capacity());
+            return Err(PassError::ContextFull { n_tokens: tokens.len(), len, capacity });
+        }
+        for (i, batch) in tokens.chunks(self.batch_len()).enumerate() {
+            let first = first_output.saturating_sub(i * self.batch_len()).min(batch.len());
+            self.forward_batch(runner, source, cache, batch, first, on_logits)?;
+        }
+        Ok(())
+    }
+
+    fn forward_batch(
+        &self,
+        runner: &mut Runner,
+        source: &dyn Source,
+        cache: &mut KvCache,
+        tokens: &[u32],
+        first_output: usize,
+        on_logits: &mut dyn FnMut(usize, &[f32]),
+    ) -> Result<(), PassError> {
+        source.begin_pass(&self.plan)?;
+        let Runner { ops, pool, acts, vector, buffers } = runner;
+        let pass = &mut Pass { source, ops: *ops, pool, acts, vector, cache, tokens };
+        let config = &self.config;
+        let result = match &self.arch {
+            Arch::Llama(model) => model.forward(pass, config, buffers, first_output, on_logits),
+            Arch::Qwen2(model) => model.forward(pass, config, buffers, first_output, on_logits),
+            Arch::Gemma3(model) => model.forward(pass, config, buffers, first_output, on_logits),
+        };
+        // A fault is the cause of whatever else went wrong, so it is told first.
+        source.end_pass()?;
+        result?;
+        cache.advance(tokens.len());
+        Ok(())
+    }
+}
