@@ -1,2 +1,26 @@
 //! Tokenizer, chat template and streaming detokenizer of a GGUF model.
+//!
+//! [`Tokenizer::from_gguf`] reads a vocabulary in place and gives the ids that llama.cpp gives; [`StreamDecoder`] turns
+//! ids back into text while they come.
 #![forbid(unsafe_code)]
+
+mod bpe;
+mod error;
+mod partition;
+mod pretokenizer;
+mod special;
+mod spm;
+mod stream;
+mod tokenizer;
+mod unicode;
+mod unigram;
+mod vocab;
+mod wordpiece;
+
+pub use error::TokenizerError;
+pub use special::SpecialTokens;
+pub use stream::StreamDecoder;
+pub use tokenizer::{EncodeOptions, Tokenizer};
+
+/// The number of a token in its vocabulary.
+pub type TokenId = u32;

@@ -1,0 +1,377 @@
+//! The tokens of a file: texts in place, an index from text to id, types and scores.
+//!
+//! Heap per token: one `u32` offset, one byte of type and about two `u32` slots of the index. Texts and scores stay in
+//! the file's bytes.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+
+use rawrz_gguf::{Array, Bytes, Gguf, ValueType};
+
+use crate::TokenId;
+use crate::error::{TokenizerError, shorten};
+
+pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
+const SCORES: &str = "tokenizer.ggml.scores";
+const TYPES: &str = "tokenizer.ggml.token_type";
+
+/// Largest number of tokens: ids share a `u32` with eight bits of hash, and all ones means an empty slot.
+const MAX_TOKENS: usize = (1 << 24) - 1;
+
+/// Types of a token as a set of bits: some tokens end up with more than the one that the file gives them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attr(pub(crate) u8);
+
+impl Attr {
+    pub(crate) const UNKNOWN: u8 = 1;
+    pub(crate) const UNUSED: u8 = 2;
+    pub(crate) const NORMAL: u8 = 4;
+    pub(crate) const CONTROL: u8 = 8;
+    pub(crate) const USER_DEFINED: u8 = 16;
+    pub(crate) const BYTE: u8 = 32;
+    /// Swallows whitespace before it.
+    pub(crate) const LSTRIP: u8 = 64;
+    /// Swallows whitespace after it.
+    pub(crate) const RSTRIP: u8 = 128;
+
+    /// The types of `tokenizer.ggml.token_type`; values that are not defined mean none of them.
+    fn from_file(value: i32) -> u8 {
+        match value {
+            1 => Attr::NORMAL,
+            2 => Attr::UNKNOWN,
+            3 => Attr::CONTROL,
+            4 => Attr::USER_DEFINED,
+            5 => Attr::UNUSED,
+            6 => Attr::BYTE,
+            _ => 0,
+        }
+    }
+
+    pub(crate) const fn any(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+}
+
+/// Where the scores lie in the file's bytes.
+#[derive(Debug, Clone, Copy)]
+enum Scores {
+    None,
+    F32 { at: usize },
+    I32 { at: usize },
+}
+
+pub(crate) struct Vocab {
+    bytes: Bytes,
+    /// Start of the elements of the token array within `bytes`.
+    tokens_at: usize,
+    /// `starts[id]` is where the text of a token starts, counted from `tokens_at`; its 64-bit length precedes it. One
+    /// more entry than there are tokens.
+    starts: Vec<u32>,
+    attrs: Vec<u8>,
+    scores: Scores,
+    /// Tokens that have no text in the file, in order of id, with the text `[EMPTY_id]` that the reference gives them.
+    unnamed: Vec<(TokenId, Box<[u8]>)>,
+    index: TextIndex,
+    max_token_bytes: usize,
+}
+
+fn elements(
+    array: Array<'_>,
+    key: &'static str,
+    n_tokens: usize,
+) -> Result<usize, TokenizerError> {
+    if array.len() < n_tokens {
+        return Err(TokenizerError::TooShort { key, found: array.len(), n_tokens });
+    }
+    Ok(array.raw_bytes().as_ptr() as usize)
+}
+
+impl Vocab {
+    pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Vocab, TokenizerError> {
+        let bytes = gguf.bytes().clone();
+        let base = (*bytes).as_ref().as_ptr() as usize;
+
+        let tokens = gguf.get_array(TOKENS)?.ok_or(TokenizerError::Missing { key: TOKENS })?;
+        let texts = tokens.strings().ok_or_else(|| wrong_elements(TOKENS, "string", tokens))?;
+        let n_tokens = tokens.len();
+        if n_tokens == 0 {
+            return Err(TokenizerError::Empty);
+        }
+        at_most(TOKENS, n_tokens as u64, MAX_TOKENS as u64)?;
+        at_most(TOKENS, tokens.raw_bytes().len() as u64, u64::from(u32::MAX) - 16)?;
+
+        let mut starts = Vec::with_capacity(n_tokens + 1);
+        let mut unnamed = Vec::new();
+        let mut end = 0;
+        let mut max_token_bytes = 0;
+        for (id, span) in (0..).zip(texts.spans()) {
+            if span.is_empty() {
+                unnamed.push((id, format!("[EMPTY_{id}]").into_bytes().into_boxed_slice()));
+            }
+            max_token_bytes = max_token_bytes.max(span.len());
+            starts.push(span.start as u32);
+            end = span.end;
+        }
+        if starts.len() != n_tokens {
+            return Err(TokenizerError::TooShort { key: TOKENS, found: starts.len(), n_tokens });
+        }
+        starts.push((end + 8) as u32);
+        let longest_unnamed = unnamed.iter().map(|(_, text)| text.len()).max();
+        max_token_bytes = max_token_bytes.max(longest_unnamed.unwrap_or(0));
+
+        let attrs = match gguf.get_array(TYPES)? {
+            None => vec![Attr::NORMAL; n_tokens],
+            Some(types) => {
+                let values = types.i32s().ok_or_else(|| wrong_elements(TYPES, "i32", types))?;
+                elements(types, TYPES, n_tokens)?;
+                values.take(n_tokens).map(Attr::from_file).collect()
+            }
+        };
+        let scores = match gguf.get_array(SCORES)? {
+            None => Scores::None,
+            Some(scores) => {
+                let at = elements(scores, SCORES, n_tokens)? - base;
+                match scores.element_type() {
+                    ValueType::F32 => Scores::F32 { at },
+                    ValueType::I32 => Scores::I32 { at },
+                    _ => return Err(wrong_elements(SCORES, "f32 or i32", scores)),
+                }
+            }
+        };
+        let mut vocab = Vocab {
+            tokens_at: tokens.raw_bytes().as_ptr() as usize - base,
+            bytes,
+            starts,
+            attrs,
+            scores,
+            unnamed,
+            index: TextIndex::with_capacity(n_tokens),
+            max_token_bytes,
+        };
+        vocab.build_index()?;
+        vocab.check_byte_tokens()?;
+        Ok(vocab)
+    }
+
+    fn build_index(&mut self) -> Result<(), TokenizerError> {
+        let mut index = std::mem::replace(&mut self.index, TextIndex::with_capacity(0));
+        for id in 0..self.len() as TokenId {
+            let text = self.text(id);
+            if let Err(first) = index.insert(text, id, |other| self.text(other)) {
+                let text = shorten(text);
+                return Err(TokenizerError::DuplicateToken { text, first, second: id });
+            }
+        }
+        self.index = index;
+        Ok(())
+    }
+
+    fn check_byte_tokens(&self) -> Result<(), TokenizerError> {
+        for id in 0..self.len() as TokenId {
+            if self.attr(id).any(Attr::BYTE) && byte_of_text(self.text(id)).is_none() {
+                let text = shorten(self.text(id));
+                return Err(TokenizerError::ByteToken { id, text });
+            }
+        }
+        Ok(())
+    }
+
+    /// For the models that order by scores, which needs them to be comparable.
+    pub(crate) fn check_scores(&self) -> Result<(), TokenizerError> {
+        match (0..self.len() as TokenId).find(|id| self.score(*id).is_nan()) {
+            Some(id) => Err(TokenizerError::Score { id }),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.attrs.len()
+    }
+
+    /// Length of the longest token in bytes.
+    pub(crate) fn max_token_bytes(&self) -> usize {
+        self.max_token_bytes
+    }
+
+    /// The bytes that the file was parsed from.
+    pub(crate) fn raw(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+
+    /// The text of a token as the vocabulary has it; empty for an id that it does not have.
+    pub(crate) fn text(&self, id: TokenId) -> &[u8] {
+        let at = id as usize;
+        let (Some(&start), Some(&next)) = (self.starts.get(at), self.starts.get(at + 1)) else {
+            return &[];
+        };
+        let end = next as usize - 8;
+        if start as usize == end {
+            return match self.unnamed.binary_search_by_key(&id, |(id, _)| *id) {
+                Ok(i) => &self.unnamed[i].1,
+                Err(_) => &[],
+            };
+        }
+        self.raw()
+            .get(self.tokens_at + start as usize..self.tokens_at + end)
+            .unwrap_or_default()
+    }
+
+    /// The token with this text.
+    pub(crate) fn find(&self, text: &[u8]) -> Option<TokenId> {
+        if text.is_empty() || text.len() > self.max_token_bytes {
+            return None;
+        }
+        self.index.find(text, |id| self.text(id))
+    }
+
+    pub(crate) fn attr(&self, id: TokenId) -> Attr {
+        Attr(self.attrs.get(id as usize).copied().unwrap_or(0))
+    }
+
+    pub(crate) fn set_attr(&mut self, id: TokenId, attr: u8) {
+        self.attrs[id as usize] = attr;
+    }
+
+    /// The score of a token; 0 when the file has no scores.
+    pub(crate) fn score(&self, id: TokenId) -> f32 {
+        let four = |at: usize| -> [u8; 4] {
+            let from = at + 4 * id as usize;
+            self.raw().get(from..).and_then(|rest| rest.first_chunk().copied()).unwrap_or_default()
+        };
+        match self.scores {
+            Scores::None => 0.0,
+            Scores::F32 { at } => f32::from_le_bytes(four(at)),
+            Scores::I32 { at } => i32::from_le_bytes(four(at)) as f32,
+        }
+    }
+
+    /// Heap bytes that the vocabulary holds.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        let unnamed: usize = self.unnamed.iter().map(|(_, text)| text.len() + 24).sum();
+        self.starts.capacity() * 4 + self.attrs.capacity() + self.index.slots.len() * 4 + unnamed
+    }
+}
+
+pub(crate) fn wrong_elements(
+    key: &'static str,
+    expected: &'static str,
+    array: Array<'_>,
+) -> TokenizerError {
+    TokenizerError::ElementType { key, expected, found: array.element_type().name() }
+}
+
+pub(crate) fn at_most(key: &'static str, found: u64, limit: u64) -> Result<(), TokenizerError> {
+    match found <= limit {
+        true => Ok(()),
+        false => Err(TokenizerError::TooLong { key, found, limit }),
+    }
+}
+
+/// The byte of a token written `<0xXX>`.
+pub(crate) fn byte_of_text(text: &[u8]) -> Option<u8> {
+    let &[b'<', b'0', b'x', high, low, b'>'] = text else {
+        return None;
+    };
+    let digit = |byte: u8| char::from(byte).to_digit(16);
+    Some((digit(high)? * 16 + digit(low)?) as u8)
+}
+
+/// The text `<0xXX>` of a byte.
+pub(crate) fn text_of_byte(byte: u8) -> [u8; 6] {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    [b'<', b'0', b'x', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)], b'>']
+}
+
+/// Keyed hash of short texts. The key is drawn per table, so a file cannot be built to make texts collide.
+#[derive(Clone, Copy)]
+pub(crate) struct Keyed([u64; 2]);
+
+impl Keyed {
+    pub(crate) fn new() -> Keyed {
+        let state = RandomState::new();
+        let key = |n: u64| {
+            let mut hasher = state.build_hasher();
+            hasher.write_u64(n);
+            hasher.finish()
+        };
+        Keyed([key(1), key(2) | 1])
+    }
+
+    fn mix(self, state: u64, word: u64) -> u64 {
+        let product = u128::from(state ^ word) * u128::from(self.0[1] ^ state.rotate_left(32));
+        (product as u64) ^ (product >> 64) as u64
+    }
+
+    pub(crate) fn of_words(self, words: [u32; 2]) -> u64 {
+        let word = u64::from(words[0]) << 32 | u64::from(words[1]);
+        self.mix(self.mix(self.0[0], word), 0x9e37_79b9_7f4a_7c15)
+    }
+
+    pub(crate) fn of_bytes(self, bytes: &[u8]) -> u64 {
+        let mut state = self.mix(self.0[0], bytes.len() as u64);
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            state = self.mix(state, chunk.first_chunk().map_or(0, |c| u64::from_le_bytes(*c)));
+        }
+        let mut last = [0u8; 8];
+        let rest = chunks.remainder();
+        last[..rest.len()].copy_from_slice(rest);
+        self.mix(state, u64::from_le_bytes(last))
+    }
+}
+
+/// Open addressing with linear probing from texts to ids. A slot holds eight bits of hash and a 24-bit id.
+struct TextIndex {
+    slots: Vec<u32>,
+    key: Keyed,
+}
+
+const EMPTY: u32 = u32::MAX;
+
+impl TextIndex {
+    fn with_capacity(n_tokens: usize) -> TextIndex {
+        // At most five eighths full; a power of two, so that a mask finds the slot.
+        let n_slots = (n_tokens * 8 / 5 + 2).next_power_of_two();
+        TextIndex { slots: vec![EMPTY; n_slots], key: Keyed::new() }
+    }
+
+    fn probe<'a>(
+        &self,
+        text: &[u8],
+        text_of: impl Fn(TokenId) -> &'a [u8],
+    ) -> (Result<TokenId, usize>, u32) {
+        let hash = self.key.of_bytes(text);
+        let tag = (hash >> 56) as u32;
+        let mask = self.slots.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = self.slots[at];
+            if slot == EMPTY {
+                return (Err(at), tag);
+            }
+            if slot >> 24 == tag && text_of(slot & 0xff_ffff) == text {
+                return (Ok(slot & 0xff_ffff), tag);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    fn find<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> Option<TokenId> {
+        self.probe(text, text_of).0.ok()
+    }
+
+    /// Adds a text, or gives the id that has it already.
+    fn insert<'a>(
+        &mut self,
+        text: &[u8],
+        id: TokenId,
+        text_of: impl Fn(TokenId) -> &'a [u8],
+    ) -> Result<(), TokenId> {
+        match self.probe(text, text_of) {
+            (Ok(first), _) => Err(first),
+            (Err(at), tag) => {
+                self.slots[at] = tag << 24 | id;
+                Ok(())
+            }
+        }
+    }
+}
