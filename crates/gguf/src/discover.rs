@@ -144,8 +144,8 @@ fn is_part_of(part: &Path, whole: &Path) -> bool {
 enum Numbering {
     /// `.part0`, `.part00`, `.part1` ..
     Digits,
-    /// `.partaa`, `.partab` ..; the number of letters
-    Letters(usize),
+    /// `.partaa`, `.partab` ..
+    Letters,
     /// `.part1of3`; the count
     OneOf(u64),
 }
@@ -169,7 +169,7 @@ impl<'a> PartName<'a> {
             (Numbering::Digits, number)
         } else if letters {
             let number = suffix.bytes().fold(0, |n, byte| n * 26 + u64::from(byte - b'a'));
-            (Numbering::Letters(suffix.len()), number)
+            (Numbering::Letters, number)
         } else {
             let (number, count) = suffix.split_once("of")?;
             (Numbering::OneOf(digits(count)?), digits(number)?)
@@ -230,7 +230,7 @@ fn check_complete(
     let first = match numbering {
         // People count from 0 or from 1.
         Numbering::Digits => u64::from(!parts.contains_key(&0)),
-        Numbering::Letters(_) => 0,
+        Numbering::Letters => 0,
         Numbering::OneOf(_) => 1,
     };
     let count = match numbering {

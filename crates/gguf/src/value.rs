@@ -274,6 +274,15 @@ impl<'a> Array<'a> {
         self.bytes
     }
 
+    /// Levels of arrays: 1 for an array of plain values or text, more for arrays of arrays.
+    pub fn depth(&self) -> usize {
+        let inner = match self.element_type {
+            ValueType::Array => self.iter().filter_map(|value| value.as_array()),
+            _ => return 1,
+        };
+        1 + inner.map(|array| array.depth()).max().unwrap_or(0)
+    }
+
     /// The elements in order.
     pub fn iter(&self) -> ArrayIter<'a> {
         ArrayIter { element_type: self.element_type, left: self.len, bytes: self.bytes }
