@@ -164,7 +164,7 @@ impl<'a> PartName<'a> {
             let plain = (1..=9).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
             plain.then(|| text.parse::<u64>().ok())?
         };
-        let letters = (2..=6).contains(&suffix.len()) && suffix.bytes().all(|byte| byte.is_ascii_lowercase());
+        let letters = suffix.len() == 2 && suffix.bytes().all(|byte| byte.is_ascii_lowercase());
         let (numbering, number) = if let Some(number) = digits(suffix) {
             (Numbering::Digits, number)
         } else if letters {

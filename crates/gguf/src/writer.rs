@@ -264,6 +264,11 @@ impl<'a> Header<'a> {
         Ok(())
     }
 
+    /// Name and size in bytes of each tensor, in the order in which the data must be written.
+    pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
+        self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.len_bytes))
+    }
+
     /// Bytes of metadata and tensor directory, without padding.
     pub fn header_len(&self) -> u64 {
         let mut counter = Counter(0);

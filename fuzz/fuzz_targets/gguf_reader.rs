@@ -1,0 +1,70 @@
+//! Any bytes are refused or read; what is read can be walked, and lies inside the file.
+#![no_main]
+
+use std::sync::Arc;
+
+use libfuzzer_sys::fuzz_target;
+use rawrz_gguf::{Array, Gguf, ShardSet, Value, decode_row};
+
+fuzz_target!(|file: &[u8]| {
+    let file_len = file.len() as u64;
+    // A prefix of a longer file: more tensors are inside, none may lead out of the prefix.
+    if let Ok(gguf) = Gguf::parse(Arc::new(file.to_vec()), file_len * 64) {
+        walk(&gguf);
+    }
+    let Ok(gguf) = Gguf::parse(Arc::new(file.to_vec()), file_len) else {
+        return;
+    };
+    walk(&gguf);
+    for tensor in gguf.tensors() {
+        let data = &file[tensor.file_offset as usize..][..tensor.len_bytes as usize];
+        let mut row = vec![0.0; tensor.dims.row_len() as usize];
+        if let Some(row_bytes) = tensor.ty.row_bytes(row.len())
+            && let Some(blocks) = data.get(..row_bytes)
+        {
+            decode_row(tensor.ty, blocks, &mut row).expect("a row of whole blocks decodes");
+        }
+    }
+    let _ = ShardSet::new(vec![gguf]);
+});
+
+fn walk(gguf: &Gguf) {
+    for (key, value) in gguf.metadata() {
+        assert!(!key.is_empty());
+        assert!(gguf.get(key).is_some());
+        let _ = gguf.get_u32(key);
+        let _ = gguf.get_f32(key);
+        let _ = gguf.get_str(key);
+        if let Value::Array(array) = value {
+            elements(&array);
+        }
+    }
+    let mut weights = 0u64;
+    for tensor in gguf.tensors() {
+        let found = gguf.tensor(tensor.name).expect("a listed tensor is found");
+        assert_eq!(found, tensor);
+        assert!(tensor.file_offset >= gguf.header_len());
+        assert!(tensor.file_offset + tensor.len_bytes <= gguf.file_len());
+        weights += tensor.dims.n_elements();
+        assert!(tensor.dims.n_rows() <= weights || tensor.dims.row_len() == 0);
+    }
+}
+
+fn elements(array: &Array<'_>) {
+    assert!(array.depth() <= rawrz_gguf::MAX_ARRAY_DEPTH);
+    let mut n = 0;
+    for value in array.iter() {
+        assert_eq!(value.value_type(), array.element_type());
+        if let Value::Array(inner) = value {
+            elements(&inner);
+        }
+        n += 1;
+    }
+    assert_eq!(n, array.len());
+    if let Some(strings) = array.strings() {
+        let spans = strings.clone().spans();
+        for (text, span) in strings.zip(spans) {
+            assert_eq!(text.as_bytes(), &array.raw_bytes()[span]);
+        }
+    }
+}
