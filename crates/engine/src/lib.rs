@@ -1,2 +1,38 @@
-//! A loaded model (Engine), one timeline (Session), the sampler and the generation loop.
+//! A loaded model ([`Engine`]), one timeline of tokens ([`Session`]), the sampler and the generation loop.
+//!
+//! ```no_run
+//! use rawrz_engine::{Cancel, Engine, GenerateOptions, OpenOptions, Session, generate};
+//!
+//! let engine = Engine::open("model.gguf".as_ref(), &OpenOptions::default())?;
+//! let prompt = engine.tokenizer().encode("Once upon a time", Default::default())?;
+//! let mut session = Session::new(&engine)?;
+//! let mut print = |text: &str| print!("{text}");
+//! generate(&mut session, &prompt, &GenerateOptions::default(), &Cancel::default(), &mut print)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Invariants
+//! - An engine allocates only after its memory ledger was checked against the budget; what sessions add is
+//!   counted too.
+//! - A failed pass leaves the session at the last position that was computed well.
 #![forbid(unsafe_code)]
+
+mod cancel;
+mod engine;
+mod error;
+mod generate;
+mod logprobs;
+mod sampler;
+mod session;
+mod stop;
+
+pub use cancel::Cancel;
+pub use engine::{Engine, OpenOptions};
+pub use error::{OpenError, RunError};
+pub use generate::{FinishReason, GenerateOptions, Generated, generate};
+pub use logprobs::{TokenLogprob, logprob_of, top_logprobs};
+pub use rawrz_model::{Config, Isa};
+pub use rawrz_residency::budget::{Entry, Ledger, Size, default_budget_bytes};
+pub use rawrz_residency::os::{ProcessMemory, process_memory};
+pub use sampler::{Sampler, SamplerOptions};
+pub use session::{Session, SyncStats};

@@ -15,22 +15,64 @@ const SPINS_BEFORE_SLEEP: u32 = 20_000;
 /// A job with its lifetime erased; valid while `Pool::run` waits for it.
 type Job = *const (dyn Fn(usize) + Sync);
 
+/// Where the current job stands, in one word so that a worker joins it in one step:
+///
+/// ```text
+///   63            17   16   15             0
+///   | generation   | open | workers inside |
+/// ```
+///
+/// A worker joins only an open job, and the caller of [`Pool::run`] closes the job when no task is left and
+/// waits only for workers inside: one that was not scheduled in time costs nothing.
+struct Gate(AtomicU64);
+
+const INSIDE: u64 = (1 << 16) - 1;
+const OPEN: u64 = 1 << 16;
+const GENERATION_SHIFT: u32 = 17;
+
+impl Gate {
+    fn generation(state: u64) -> u64 {
+        state >> GENERATION_SHIFT
+    }
+
+    fn open(&self) {
+        let generation = Gate::generation(self.0.load(Ordering::Relaxed)) + 1;
+        self.0.store(generation << GENERATION_SHIFT | OPEN, Ordering::Release);
+    }
+
+    /// Enters the job of `generation` if it is still open.
+    fn join(&self, generation: u64) -> bool {
+        let enter = |state| (Gate::generation(state) == generation && state & OPEN != 0).then_some(state + 1);
+        self.0.fetch_update(Ordering::Acquire, Ordering::Relaxed, enter).is_ok()
+    }
+
+    fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+
+    fn close(&self) {
+        self.0.fetch_and(!OPEN, Ordering::AcqRel);
+        let mut spins = 0u32;
+        while self.0.load(Ordering::Acquire) & INSIDE != 0 {
+            spins += 1;
+            if spins < SPINS_BEFORE_SLEEP { std::hint::spin_loop() } else { std::thread::yield_now() }
+        }
+    }
+}
+
 struct Shared {
-    /// Raised by one for each job.
-    generation: AtomicU64,
+    gate: Gate,
     job: UnsafeCell<Option<Job>>,
     n_tasks: AtomicUsize,
     next_task: AtomicUsize,
-    /// Workers that have not finished the current job.
-    busy: AtomicUsize,
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleepers: Mutex<usize>,
     wake: Condvar,
 }
 
-// SAFETY: `job` is written by the one thread inside `Pool::run` (it holds `Pool::running`) while no worker is
-// busy, and read by workers only after they saw the generation that the writer published with release order.
+// SAFETY: `job` is written by the one thread inside `Pool::run` (it holds `Pool::running`) while the gate is
+// closed and nobody inside, and read by workers only inside the gate, which they enter with acquire order.
 unsafe impl Sync for Shared {}
 // SAFETY: the raw pointer in `job` is used only while `Pool::run` keeps its target alive.
 unsafe impl Send for Shared {}
@@ -60,39 +102,37 @@ impl Shared {
             if self.stop.load(Ordering::Acquire) {
                 return;
             }
-            // SAFETY: a new generation was published, so the job was set and stays alive until `busy` is 0.
-            let job = unsafe { (*self.job.get()).map(|job| &*job) };
-            if let Some(job) = job {
-                self.work(job);
+            if self.gate.join(seen) {
+                // SAFETY: inside the gate the job is set and alive: `run` waits for this worker to leave.
+                if let Some(job) = unsafe { (*self.job.get()).map(|job| &*job) } {
+                    self.work(job);
+                }
+                self.gate.leave();
             }
-            self.busy.fetch_sub(1, Ordering::Release);
         }
     }
 
     /// Waits until the generation is past `seen`, and returns it.
     fn wait_past(&self, seen: u64) -> u64 {
+        let generation = || Gate::generation(self.gate.0.load(Ordering::Acquire));
         for _ in 0..SPINS_BEFORE_SLEEP {
-            let generation = self.generation.load(Ordering::Acquire);
-            if generation != seen {
-                return generation;
+            if generation() != seen {
+                return generation();
             }
             std::hint::spin_loop();
         }
         let mut sleepers = lock(&self.sleepers);
         *sleepers += 1;
-        loop {
-            // Looked at under the lock that `publish` takes to wake sleepers: no wake-up is lost.
-            let generation = self.generation.load(Ordering::Acquire);
-            if generation != seen {
-                *sleepers -= 1;
-                return generation;
-            }
+        // Looked at under the lock that `publish` takes to wake sleepers: no wake-up is lost.
+        while generation() == seen {
             sleepers = self.wake.wait(sleepers).unwrap_or_else(PoisonError::into_inner);
         }
+        *sleepers -= 1;
+        generation()
     }
 
     fn publish(&self) {
-        self.generation.fetch_add(1, Ordering::Release);
+        self.gate.open();
         if *lock(&self.sleepers) > 0 {
             self.wake.notify_all();
         }
@@ -112,11 +152,10 @@ impl Pool {
     /// Fewer where the system refuses to start that many; `n_threads` of 0 counts as 1.
     pub(crate) fn new(n_threads: usize) -> Pool {
         let shared = Arc::new(Shared {
-            generation: AtomicU64::new(0),
+            gate: Gate(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
             n_tasks: AtomicUsize::new(0),
             next_task: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleepers: Mutex::new(0),
@@ -151,20 +190,15 @@ impl Pool {
         let shared = &*self.shared;
         shared.n_tasks.store(n_tasks, Ordering::Relaxed);
         shared.next_task.store(0, Ordering::Relaxed);
-        shared.busy.store(self.workers.len(), Ordering::Relaxed);
-        // SAFETY: only the lifetime changes. The pointer is used by workers that this call waits for below,
-        // so `job` outlives every use; no worker is busy now, so none reads the cell while it is written.
+        // SAFETY: only the lifetime changes. The pointer is used by workers inside the gate, which this call
+        // waits for below, so `job` outlives every use; nobody is inside now, so nobody reads the cell.
         unsafe {
             let erased = std::mem::transmute::<*const (dyn Fn(usize) + Sync + '_), Job>(job);
             *shared.job.get() = Some(erased);
         }
         shared.publish();
         shared.work(job);
-        let mut spins = 0u32;
-        while shared.busy.load(Ordering::Acquire) != 0 {
-            spins += 1;
-            if spins < SPINS_BEFORE_SLEEP { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
+        shared.gate.close();
         if let Some(payload) = lock(&shared.panic).take() {
             resume_unwind(payload);
         }

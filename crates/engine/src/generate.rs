@@ -1,0 +1,187 @@
+//! The generation loop: prompt in, text out as it is made.
+
+use crate::cancel::Cancel;
+use crate::error::RunError;
+use crate::logprobs::{TokenLogprob, top_logprobs};
+use crate::sampler::{Sampler, SamplerOptions};
+use crate::session::Session;
+use crate::stop::StopFilter;
+use rawrz_text::{StreamDecoder, TokenId};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What to generate.
+#[derive(Clone, Debug)]
+pub struct GenerateOptions {
+    /// The most tokens to make; also bounded by the context.
+    pub max_tokens: usize,
+    /// How tokens are chosen.
+    pub sampler: SamplerOptions,
+    /// Text ends before the first of these that would appear in it.
+    pub stop: Vec<String>,
+    /// How many of the most likely tokens to report at each position; 0 for none.
+    pub logprobs: usize,
+    /// Go on after an end-of-generation token, which then counts as any other.
+    pub ignore_eog: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> GenerateOptions {
+        GenerateOptions {
+            max_tokens: 512,
+            sampler: SamplerOptions::default(),
+            stop: Vec::new(),
+            logprobs: 0,
+            ignore_eog: false,
+        }
+    }
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model ended its turn.
+    EndOfGeneration,
+    /// A stop string appeared.
+    Stop,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// The context is full.
+    ContextFull,
+    /// Somebody asked to stop.
+    Cancelled,
+}
+
+/// What came out, and how long it took.
+#[derive(Clone, Debug)]
+pub struct Generated {
+    /// The text, as it was streamed.
+    pub text: String,
+    /// Its tokens, without the end-of-generation token.
+    pub tokens: Vec<TokenId>,
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those of them that were in the cache already.
+    pub reused_tokens: usize,
+    /// The most likely tokens before each token of `tokens`; empty unless asked for.
+    pub logprobs: Vec<Vec<TokenLogprob>>,
+    /// Why it ended.
+    pub finish: FinishReason,
+    /// Time of the prompt's pass.
+    pub prefill: Duration,
+    /// Time of the rest.
+    pub decode: Duration,
+    /// Passes of one token each that `decode` covers.
+    pub decode_passes: usize,
+}
+
+impl Generated {
+    /// Prompt tokens computed in a second; 0 when none were.
+    pub fn prefill_tokens_per_second(&self) -> f64 {
+        rate(self.prompt_tokens - self.reused_tokens, self.prefill)
+    }
+
+    /// Passes of one token in a second; 0 when there were none.
+    pub fn decode_tokens_per_second(&self) -> f64 {
+        rate(self.decode_passes, self.decode)
+    }
+}
+
+fn rate(n: usize, time: Duration) -> f64 {
+    if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
+}
+
+/// Continues `prompt` on `session`, calling `on_text` with each piece of text as soon as it is known: whole
+/// characters, and nothing that may turn out to be part of a stop string.
+///
+/// Cancelling ends the generation with what there is. After an error the session stays usable.
+pub fn generate(
+    session: &mut Session,
+    prompt: &[TokenId],
+    options: &GenerateOptions,
+    cancel: &Cancel,
+    on_text: &mut dyn FnMut(&str),
+) -> Result<Generated, RunError> {
+    let engine = Arc::clone(session.engine());
+    let tokenizer = engine.tokenizer();
+    let mut out = Generated {
+        text: String::new(),
+        tokens: Vec::new(),
+        prompt_tokens: prompt.len(),
+        reused_tokens: 0,
+        logprobs: Vec::new(),
+        finish: FinishReason::MaxTokens,
+        prefill: Duration::ZERO,
+        decode: Duration::ZERO,
+        decode_passes: 0,
+    };
+    let started = Instant::now();
+    match session.sync(prompt, cancel) {
+        Ok(stats) => out.reused_tokens = stats.reused,
+        Err(RunError::Cancelled) => {
+            return Ok(Generated {
+                finish: FinishReason::Cancelled,
+                prompt_tokens: session.tokens().len(),
+                ..out
+            });
+        }
+        Err(error) => return Err(error),
+    }
+    out.prefill = started.elapsed();
+
+    let started = Instant::now();
+    let mut sampler = Sampler::new(&options.sampler);
+    let mut decoder = StreamDecoder::new(tokenizer, false);
+    let mut stops = StopFilter::new(&options.stop);
+    let mut history = prompt.to_vec();
+    let mut emit = |text: &str, out: &mut Generated| {
+        if !text.is_empty() {
+            out.text.push_str(text);
+            on_text(text);
+        }
+    };
+    while out.tokens.len() < options.max_tokens {
+        let id = sampler.sample(session.logits(), &history);
+        if tokenizer.is_eog(id) && !options.ignore_eog {
+            out.finish = FinishReason::EndOfGeneration;
+            break;
+        }
+        if options.logprobs > 0 {
+            out.logprobs.push(top_logprobs(session.logits(), options.logprobs));
+        }
+        out.tokens.push(id);
+        history.push(id);
+        let (text, stopped) = stops.push(decoder.push(id));
+        emit(&text, &mut out);
+        if stopped {
+            out.finish = FinishReason::Stop;
+            break;
+        }
+        if out.tokens.len() == options.max_tokens {
+            break;
+        }
+        if history.len() > engine.context_len() {
+            out.finish = FinishReason::ContextFull;
+            break;
+        }
+        match session.sync(&history, cancel) {
+            Ok(_) => out.decode_passes += 1,
+            Err(RunError::Cancelled) => {
+                out.finish = FinishReason::Cancelled;
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    if out.finish != FinishReason::Stop {
+        let (text, stopped) = stops.push(decoder.finish());
+        emit(&text, &mut out);
+        if stopped {
+            out.finish = FinishReason::Stop;
+        } else {
+            emit(&stops.finish(), &mut out);
+        }
+    }
+    out.decode = started.elapsed();
+    Ok(out)
+}
