@@ -1,7 +1,7 @@
 //! Weights times activations, on all threads.
 
 use super::activations::{ActivationKind, Activations};
-use super::dot::{Dot, TILE_ROWS, dot_of};
+use super::dot::{Dot, TILE_ROWS, WIDE, dot_of};
 use super::float::Ops;
 use super::pool::{DisjointRows, Pool};
 use rawrz_gguf::TensorType;
@@ -69,18 +69,40 @@ unsafe fn tiles(
     for (i, tile) in weights.chunks(row_bytes * TILE_ROWS).enumerate() {
         let n_rows = tile.len() / row_bytes;
         let rows = std::array::from_fn(|r| tile[r.min(n_rows - 1) * row_bytes..].as_ptr());
-        for t in 0..acts.n_rows() {
-            let mut results = [0.0; TILE_ROWS];
-            // SAFETY: each pointer starts a whole row, which has a block for each block of activations.
-            unsafe {
-                match dot {
-                    Dot::Block32(f) => f(&rows, acts.row_32(t), &mut results),
-                    Dot::Block256(f) => f(&rows, acts.row_256(t), &mut results),
-                }
-            }
+        let store = |t: usize, results: &[f32; TILE_ROWS]| {
             // SAFETY: as the caller promises.
             let out = unsafe { out.slice(t, column + i * TILE_ROWS, n_rows) };
             out.copy_from_slice(&results[..n_rows]);
+        };
+        let mut t = 0;
+        while t < acts.n_rows() {
+            if t + WIDE <= acts.n_rows() {
+                let mut results = [[0.0; TILE_ROWS]; WIDE];
+                // SAFETY: each pointer starts a whole row, which has a block for each block of activations.
+                unsafe {
+                    match dot {
+                        Dot::Block32(_, f) => {
+                            f(&rows, std::array::from_fn(|j| acts.row_32(t + j)), &mut results)
+                        }
+                        Dot::Block256(_, f) => {
+                            f(&rows, std::array::from_fn(|j| acts.row_256(t + j)), &mut results)
+                        }
+                    }
+                }
+                results.iter().enumerate().for_each(|(j, results)| store(t + j, results));
+                t += WIDE;
+            } else {
+                let mut results = [[0.0; TILE_ROWS]; 1];
+                // SAFETY: as above.
+                unsafe {
+                    match dot {
+                        Dot::Block32(f, _) => f(&rows, [acts.row_32(t)], &mut results),
+                        Dot::Block256(f, _) => f(&rows, [acts.row_256(t)], &mut results),
+                    }
+                }
+                store(t, &results[0]);
+                t += 1;
+            }
         }
     }
 }

@@ -12,24 +12,30 @@ use rawrz_gguf::TensorType;
 /// multiply-add a block, and several streams of memory hide its latency.
 pub(super) const TILE_ROWS: usize = 8;
 
+/// Activation rows that the wide form of a kernel handles: each block of weights is unpacked once for all.
+pub(super) const WIDE: usize = 4;
+
 /// The first blocks of the rows of a tile; a tile with fewer rows repeats its last one.
 pub(super) type TileRows = [*const u8; TILE_ROWS];
 
-/// A kernel for blocks of 32.
+/// Results of a tile: `[activation row][weight row]`.
+pub(super) type TileOut<const N: usize> = [[f32; TILE_ROWS]; N];
+
+/// A kernel for blocks of 32 and `N` rows of activations.
 ///
 /// # Safety
-/// Every pointer is good for as many blocks as the activations have, and the machine has the kernel's
-/// instruction set.
-pub(super) type Dot32 = unsafe fn(&TileRows, Row32<'_>, &mut [f32; TILE_ROWS]);
+/// Every pointer is good for as many blocks as the activations have, all rows of activations have the same
+/// number, and the machine has the kernel's instruction set.
+pub(super) type Dot32<const N: usize> = unsafe fn(&TileRows, [Row32<'_>; N], &mut TileOut<N>);
 
 /// A kernel for super-blocks of 256. Safety as for [`Dot32`].
-pub(super) type Dot256 = unsafe fn(&TileRows, Row256<'_>, &mut [f32; TILE_ROWS]);
+pub(super) type Dot256<const N: usize> = unsafe fn(&TileRows, [Row256<'_>; N], &mut TileOut<N>);
 
-/// The integer kernel of a weight type.
+/// The integer kernels of a weight type: for one row of activations, and for [`WIDE`] rows.
 #[derive(Clone, Copy)]
 pub(super) enum Dot {
-    Block32(Dot32),
-    Block256(Dot256),
+    Block32(Dot32<1>, Dot32<WIDE>),
+    Block256(Dot256<1>, Dot256<WIDE>),
 }
 
 /// The kernel of `ty` on `isa`; `None` for float types and for types that are decoded to floats.
@@ -48,8 +54,8 @@ pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
 impl Dot {
     pub(super) fn activation_kind(self) -> ActivationKind {
         match self {
-            Dot::Block32(_) => ActivationKind::Block32,
-            Dot::Block256(_) => ActivationKind::Block256,
+            Dot::Block32(..) => ActivationKind::Block32,
+            Dot::Block256(..) => ActivationKind::Block256,
         }
     }
 }
@@ -101,25 +107,33 @@ mod tests {
         bytes
     }
 
-    fn run(dot: Dot, weights: &[u8], row_bytes: usize, acts: &Activations) -> [f32; TILE_ROWS] {
+    /// Runs both forms, checks that they agree, and returns `[activation row][weight row]`.
+    fn run(dot: Dot, weights: &[u8], row_bytes: usize, acts: &Activations) -> TileOut<WIDE> {
         let rows = std::array::from_fn(|r| weights[r * row_bytes..][..row_bytes].as_ptr());
-        let mut out = [0.0; TILE_ROWS];
+        let (mut wide, mut single) = ([[0.0; TILE_ROWS]; WIDE], [[[0.0; TILE_ROWS]; 1]; WIDE]);
         // SAFETY: the rows hold as many blocks as the activations.
         unsafe {
             match dot {
-                Dot::Block32(f) => f(&rows, acts.row_32(0), &mut out),
-                Dot::Block256(f) => f(&rows, acts.row_256(0), &mut out),
+                Dot::Block32(one, many) => {
+                    many(&rows, std::array::from_fn(|t| acts.row_32(t)), &mut wide);
+                    (0..WIDE).for_each(|t| one(&rows, [acts.row_32(t)], &mut single[t]));
+                }
+                Dot::Block256(one, many) => {
+                    many(&rows, std::array::from_fn(|t| acts.row_256(t)), &mut wide);
+                    (0..WIDE).for_each(|t| one(&rows, [acts.row_256(t)], &mut single[t]));
+                }
             }
         }
-        out
+        assert_eq!(wide.map(|t| t.map(f32::to_bits)), single.map(|t| t[0].map(f32::to_bits)));
+        wide
     }
 
     fn activations(k: usize, kind: ActivationKind, extreme: bool) -> Activations {
-        let x: Vec<f32> = (0..k)
+        let x: Vec<f32> = (0..k * WIDE)
             .map(|i| if extreme { if i % 3 == 0 { -1.0 } else { 1.0 } } else { (i as f32 * 0.7).sin() })
             .collect();
         let mut acts = Activations::default();
-        acts.load(&x, 1);
+        acts.load(&x, WIDE);
         acts.prepare(kind, &Ops::new(Isa::Scalar), &Pool::new(1));
         acts
     }
@@ -136,8 +150,8 @@ mod tests {
                         let acts = activations(k, dot.activation_kind(), extreme);
                         let w = weights(ty, n_blocks * TILE_ROWS, 77 + n_blocks as u64, extreme);
                         let row_bytes = n_blocks * ty.block_bytes() as usize;
-                        let got = run(dot, &w, row_bytes, &acts).map(f32::to_bits);
-                        let want = run(expected, &w, row_bytes, &acts).map(f32::to_bits);
+                        let got = run(dot, &w, row_bytes, &acts).map(|t| t.map(f32::to_bits));
+                        let want = run(expected, &w, row_bytes, &acts).map(|t| t.map(f32::to_bits));
                         assert_eq!(got, want, "{ty:?} on {isa}, {n_blocks} blocks, extreme {extreme}");
                     }
                 }
@@ -154,17 +168,17 @@ mod tests {
             let acts = activations(k, dot.activation_kind(), false);
             let w = weights(ty, n_blocks * TILE_ROWS, 5, false);
             let row_bytes = n_blocks * ty.block_bytes() as usize;
-            let got = run(dot, &w, row_bytes, &acts);
+            let got = run(dot, &w, row_bytes, &acts)[0];
             for r in 0..TILE_ROWS {
                 let mut decoded = vec![0.0; k];
                 rawrz_gguf::decode_row(ty, &w[r * row_bytes..][..row_bytes], &mut decoded).unwrap();
                 // Against the quantized activations, so that only the order of float sums differs.
                 let quantized: Vec<f64> = match dot {
-                    Dot::Block32(_) => {
+                    Dot::Block32(..) => {
                         let row = acts.row_32(0);
                         (0..k).map(|i| f64::from(row.quants[i]) * f64::from(row.scales[i / 32])).collect()
                     }
-                    Dot::Block256(_) => {
+                    Dot::Block256(..) => {
                         let row = acts.row_256(0);
                         (0..k).map(|i| f64::from(row.quants[i]) * f64::from(row.scales[i / 256])).collect()
                     }

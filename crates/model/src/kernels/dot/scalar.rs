@@ -2,7 +2,7 @@
 //!
 //! Layouts are those of GGUF; `d`, `m` and `dmin` are f16.
 
-use super::{Dot, TILE_ROWS, TileRows};
+use super::{Dot, TileOut, TileRows, WIDE};
 use crate::kernels::activations::{Row32, Row256};
 use crate::kernels::float::{BLOCK_32, BLOCK_256};
 use half::f16;
@@ -10,14 +10,14 @@ use rawrz_gguf::TensorType;
 
 pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
     Some(match ty {
-        TensorType::Q4_0 => Dot::Block32(dot_32::<Q4_0>),
-        TensorType::Q4_1 => Dot::Block32(dot_32::<Q4_1>),
-        TensorType::Q5_0 => Dot::Block32(dot_32::<Q5_0>),
-        TensorType::Q5_1 => Dot::Block32(dot_32::<Q5_1>),
-        TensorType::Q8_0 => Dot::Block32(dot_32::<Q8_0>),
-        TensorType::Q4K => Dot::Block256(dot_256::<Q4K>),
-        TensorType::Q5K => Dot::Block256(dot_256::<Q5K>),
-        TensorType::Q6K => Dot::Block256(dot_256::<Q6K>),
+        TensorType::Q4_0 => Dot::Block32(dot_32::<Q4_0, 1>, dot_32::<Q4_0, WIDE>),
+        TensorType::Q4_1 => Dot::Block32(dot_32::<Q4_1, 1>, dot_32::<Q4_1, WIDE>),
+        TensorType::Q5_0 => Dot::Block32(dot_32::<Q5_0, 1>, dot_32::<Q5_0, WIDE>),
+        TensorType::Q5_1 => Dot::Block32(dot_32::<Q5_1, 1>, dot_32::<Q5_1, WIDE>),
+        TensorType::Q8_0 => Dot::Block32(dot_32::<Q8_0, 1>, dot_32::<Q8_0, WIDE>),
+        TensorType::Q4K => Dot::Block256(dot_256::<Q4K, 1>, dot_256::<Q4K, WIDE>),
+        TensorType::Q5K => Dot::Block256(dot_256::<Q5K, 1>, dot_256::<Q5K, WIDE>),
+        TensorType::Q6K => Dot::Block256(dot_256::<Q6K, 1>, dot_256::<Q6K, WIDE>),
         _ => return None,
     })
 }
@@ -93,22 +93,27 @@ impl Format32 for Q8_0 {
 
 /// # Safety
 /// Every row pointer is good for as many blocks as `acts` has.
-unsafe fn dot_32<F: Format32>(rows: &TileRows, acts: Row32<'_>, out: &mut [f32; TILE_ROWS]) {
-    let n_blocks = acts.scales.len();
-    for (out, row) in out.iter_mut().zip(rows) {
-        // SAFETY: as the caller promises.
-        let row = unsafe { std::slice::from_raw_parts(*row, n_blocks * F::BYTES) };
-        let mut acc = 0.0f32;
-        for (b, block) in row.chunks_exact(F::BYTES).enumerate() {
-            let activations = &acts.quants[b * BLOCK_32..];
-            let sum: i32 = F::quants(block).iter().zip(activations).map(|(w, a)| w * i32::from(*a)).sum();
-            acc = (f16_at(block, 0) * acts.scales[b]).mul_add(sum as f32, acc);
-            if let Some(offset) = F::MINIMUM {
-                acc = f16_at(block, offset).mul_add(acts.scaled_sums[b], acc);
-            }
+unsafe fn dot_32<F: Format32, const N: usize>(rows: &TileRows, acts: [Row32<'_>; N], out: &mut TileOut<N>) {
+    for (acts, out) in acts.iter().zip(out) {
+        for (row, out) in rows.iter().zip(out) {
+            // SAFETY: as the caller promises.
+            let row = unsafe { std::slice::from_raw_parts(*row, acts.scales.len() * F::BYTES) };
+            *out = row_dot_32::<F>(row, acts);
         }
-        *out = acc;
     }
+}
+
+fn row_dot_32<F: Format32>(row: &[u8], acts: &Row32<'_>) -> f32 {
+    let mut acc = 0.0f32;
+    for (b, block) in row.chunks_exact(F::BYTES).enumerate() {
+        let activations = &acts.quants[b * BLOCK_32..];
+        let sum: i32 = F::quants(block).iter().zip(activations).map(|(w, a)| w * i32::from(*a)).sum();
+        acc = (f16_at(block, 0) * acts.scales[b]).mul_add(sum as f32, acc);
+        if let Some(offset) = F::MINIMUM {
+            acc = f16_at(block, offset).mul_add(acts.scaled_sums[b], acc);
+        }
+    }
+    acc
 }
 
 /// A format of 256 weights in groups of 16: weight i is `d * scales[i / 16] * quants[i] - dmin * minimums[i / 16]`.
@@ -203,26 +208,34 @@ impl Format256 for Q6K {
 
 /// # Safety
 /// Every row pointer is good for as many super-blocks as `acts` has.
-unsafe fn dot_256<F: Format256>(rows: &TileRows, acts: Row256<'_>, out: &mut [f32; TILE_ROWS]) {
-    let n_blocks = acts.scales.len();
-    for (out, row) in out.iter_mut().zip(rows) {
-        // SAFETY: as the caller promises.
-        let row = unsafe { std::slice::from_raw_parts(*row, n_blocks * F::BYTES) };
-        let mut acc = 0.0f32;
-        for (b, block) in row.chunks_exact(F::BYTES).enumerate() {
-            let activations = &acts.quants[b * BLOCK_256..][..BLOCK_256];
-            let (quants, scales) = (F::quants(block), F::scales(block));
-            let sum: i32 =
-                (0..BLOCK_256).map(|i| scales[i / 16] * quants[i] * i32::from(activations[i])).sum();
-            acc = (f16_at(block, F::SCALE) * acts.scales[b]).mul_add(sum as f32, acc);
-            if let Some(offset) = F::MINIMUM {
-                let sums = &acts.sums[b * 16..][..16];
-                let minimum: i32 = F::minimums(block).iter().zip(sums).map(|(m, s)| m * i32::from(*s)).sum();
-                acc = (-(f16_at(block, offset) * acts.scales[b])).mul_add(minimum as f32, acc);
-            }
+unsafe fn dot_256<F: Format256, const N: usize>(
+    rows: &TileRows,
+    acts: [Row256<'_>; N],
+    out: &mut TileOut<N>,
+) {
+    for (acts, out) in acts.iter().zip(out) {
+        for (row, out) in rows.iter().zip(out) {
+            // SAFETY: as the caller promises.
+            let row = unsafe { std::slice::from_raw_parts(*row, acts.scales.len() * F::BYTES) };
+            *out = row_dot_256::<F>(row, acts);
         }
-        *out = acc;
     }
+}
+
+fn row_dot_256<F: Format256>(row: &[u8], acts: &Row256<'_>) -> f32 {
+    let mut acc = 0.0f32;
+    for (b, block) in row.chunks_exact(F::BYTES).enumerate() {
+        let activations = &acts.quants[b * BLOCK_256..][..BLOCK_256];
+        let (quants, scales) = (F::quants(block), F::scales(block));
+        let sum: i32 = (0..BLOCK_256).map(|i| scales[i / 16] * quants[i] * i32::from(activations[i])).sum();
+        acc = (f16_at(block, F::SCALE) * acts.scales[b]).mul_add(sum as f32, acc);
+        if let Some(offset) = F::MINIMUM {
+            let sums = &acts.sums[b * 16..][..16];
+            let minimum: i32 = F::minimums(block).iter().zip(sums).map(|(m, s)| m * i32::from(*s)).sum();
+            acc = (-(f16_at(block, offset) * acts.scales[b])).mul_add(minimum as f32, acc);
+        }
+    }
+    acc
 }
 
 const _: () = {
