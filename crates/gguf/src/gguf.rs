@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, Name};
-use crate::parse::{self, Directory, KeyEntry, TensorEntry, ValueSpan, text};
+use crate::parse::{self, Directory, KeyEntry, TensorEntry, ValueSpan, raw_name, text};
 use crate::tensor::TensorInfo;
 use crate::value::{Array, Value};
 
@@ -77,7 +77,7 @@ impl Gguf {
     fn key_entry(&self, key: &str) -> Option<&KeyEntry> {
         let raw = self.raw();
         let keys = &self.directory.keys;
-        let at = self.directory.key_index.find(key, |i| text(raw, &keys[i as usize].name))?;
+        let at = self.directory.key_index.find(key.as_bytes(), |i| raw_name(raw, &keys[i as usize].name))?;
         Some(&keys[at as usize])
     }
 
@@ -124,7 +124,10 @@ impl Gguf {
     pub fn tensor(&self, name: &str) -> Option<TensorInfo<'_>> {
         let raw = self.raw();
         let tensors = &self.directory.tensors;
-        let at = self.directory.tensor_index.find(name, |i| text(raw, &tensors[i as usize].name))?;
+        let at = self
+            .directory
+            .tensor_index
+            .find(name.as_bytes(), |i| raw_name(raw, &tensors[i as usize].name))?;
         Some(self.info(&tensors[at as usize]))
     }
 
@@ -144,7 +147,7 @@ impl Gguf {
         let tensors = &self.directory.tensors;
         self.directory
             .tensor_index
-            .find(name, |i| text(raw, &tensors[i as usize].name))
+            .find(name.as_bytes(), |i| raw_name(raw, &tensors[i as usize].name))
             .map_or(0, |at| tensors[at as usize].entry_offset())
     }
 

@@ -11,7 +11,7 @@ pub(crate) struct NameIndex {
 impl NameIndex {
     /// Builds the index of `n` entries; `name_of(i)` is the name of entry `i`.
     /// A name that appears twice is an error: the positions of the first and the second entry.
-    pub(crate) fn build<'a>(n: u32, name_of: impl Fn(u32) -> &'a str) -> Result<NameIndex, (u32, u32)> {
+    pub(crate) fn build<'a>(n: u32, name_of: impl Fn(u32) -> &'a [u8]) -> Result<NameIndex, (u32, u32)> {
         let mut slots: Box<[(u64, u32)]> = (0..n).map(|i| (hash(name_of(i)), i)).collect();
         slots.sort_unstable_by(|a, b| {
             a.0.cmp(&b.0).then_with(|| name_of(a.1).cmp(name_of(b.1))).then(a.1.cmp(&b.1))
@@ -28,7 +28,7 @@ impl NameIndex {
     }
 
     /// The entry of this name.
-    pub(crate) fn find<'a>(&self, name: &str, name_of: impl Fn(u32) -> &'a str) -> Option<u32> {
+    pub(crate) fn find<'a>(&self, name: &[u8], name_of: impl Fn(u32) -> &'a [u8]) -> Option<u32> {
         let wanted = hash(name);
         self.slots
             .binary_search_by(|&(hash, i)| match hash.cmp(&wanted) {
@@ -40,7 +40,15 @@ impl NameIndex {
     }
 }
 
-/// FNV-1a. Names are short, so a byte at a time is fast enough.
-fn hash(name: &str) -> u64 {
-    name.bytes().fold(0xcbf2_9ce4_8422_2325, |h, byte| (h ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+/// Eight bytes at a time, each folded in by a wide multiplication. Speed counts, not strength: see [`NameIndex`].
+fn hash(name: &[u8]) -> u64 {
+    let fold = |hash: u64, word: u64| {
+        let product = u128::from(hash ^ word ^ 0xf39c_c060_5ced_c835) * 0x9e37_79b9_7f4a_7c15;
+        (product >> 64) as u64 ^ product as u64
+    };
+    let (words, tail) = name.as_chunks::<8>();
+    let hash = words.iter().fold(name.len() as u64, |hash, word| fold(hash, u64::from_le_bytes(*word)));
+    let mut word = [0; 8];
+    word[..tail.len()].copy_from_slice(tail);
+    fold(hash, u64::from_le_bytes(word))
 }

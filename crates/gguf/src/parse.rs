@@ -84,6 +84,11 @@ pub(crate) struct Directory {
     pub(crate) tensor_index: NameIndex,
 }
 
+/// The bytes of a name, for the index; none should the file have changed since.
+pub(crate) fn raw_name<'a>(bytes: &'a [u8], span: &Span) -> &'a [u8] {
+    bytes.get(span.clone()).unwrap_or_default()
+}
+
 /// Text at a span that was checked; empty should the bytes have changed since.
 pub(crate) fn text<'a>(bytes: &'a [u8], span: &Span) -> &'a str {
     bytes.get(span.clone()).and_then(|text| std::str::from_utf8(text).ok()).unwrap_or("")
@@ -111,22 +116,23 @@ pub(crate) fn parse(bytes: &[u8], file_bytes: u64) -> Result<Directory, Error> {
     )?;
 
     let keys = read_keys(&mut cursor, n_keys)?;
-    let key_index =
-        NameIndex::build(n_keys, |i| text(bytes, &keys[i as usize].name)).map_err(|(first, second)| {
+    let key_index = NameIndex::build(n_keys, |i| raw_name(bytes, &keys[i as usize].name)).map_err(
+        |(first, second)| {
             let second = &keys[second as usize].name;
             Error::DuplicateKey {
                 offset: second.start as u64,
                 first_offset: keys[first as usize].name.start as u64,
                 name: Name::key(text(bytes, second)),
             }
-        })?;
+        },
+    )?;
     let alignment = key_index
-        .find(ALIGNMENT_KEY, |i| text(bytes, &keys[i as usize].name))
+        .find(ALIGNMENT_KEY.as_bytes(), |i| raw_name(bytes, &keys[i as usize].name))
         .map_or(Ok(DEFAULT_ALIGNMENT), |i| read_alignment(bytes, &keys[i as usize]))?;
     let alignment = u64::from(alignment);
 
     let mut tensors = read_tensors(&mut cursor, n_tensors, alignment)?;
-    let tensor_index = NameIndex::build(n_tensors, |i| text(bytes, &tensors[i as usize].name)).map_err(
+    let tensor_index = NameIndex::build(n_tensors, |i| raw_name(bytes, &tensors[i as usize].name)).map_err(
         |(first, second)| {
             let second = &tensors[second as usize];
             Error::DuplicateTensor {

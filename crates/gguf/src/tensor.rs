@@ -44,7 +44,7 @@ impl Dims {
         usize::from(self.n_dims)
     }
 
-    /// Weights in a row.
+    /// Weights in a row. In a tensor without weights (some dimension 0) no file length bounds this.
     pub fn row_len(&self) -> u64 {
         self.ne[0]
     }

@@ -543,6 +543,14 @@ fn tensors_out_of_order_are_fine() {
     assert_eq!(gguf.tensor("none").unwrap().len_bytes, 0);
 }
 
+/// Found by fuzzing: the row of a tensor without rows is as long as it likes, so nobody may reserve room for it.
+#[test]
+fn an_empty_tensor_may_have_a_long_row() {
+    let gguf = Raw::new(1, 0).tensor("w", &[1 << 50, 0], F32, 0).data(0).parse().unwrap();
+    let empty = gguf.tensor("w").unwrap();
+    assert_eq!((empty.len_bytes, empty.dims.row_len(), empty.dims.n_rows()), (0, 1 << 50, 0));
+}
+
 // ---- typed getters ----
 
 #[test]
