@@ -7,9 +7,9 @@
 The server must already run; nothing is built or started here. Only the standard library is used.
 
 Output: one JSON object. `provenance` says how it was made. Each of `records` has the prompt's name and token ids, the
-output ids, why generation stopped, and `top`: for each output position the five most probable tokens as a flat list
+output ids, and `top`: for each output position the five most probable tokens as a flat list
 [id, logprob, id, logprob, ..], most probable first. The logprobs are the log-softmax of the raw logits: no penalty,
-temperature or bias is in them (`ignore_eos` bars end-of-generation tokens from being chosen, not from being listed).
+temperature or bias is in them. Generation goes on after an end-of-generation token, which is listed as any other.
 """
 
 import argparse
@@ -49,7 +49,6 @@ def complete(url, prompt_ids, n_predict, n_top, **more):
             "temperature": 0,
             "n_probs": n_top,
             "post_sampling_probs": False,
-            "ignore_eos": True,
             "cache_prompt": False,
             "return_tokens": True,
             "samplers": ["temperature"],
@@ -74,9 +73,12 @@ def match(ids, wanted):
     return found
 
 
-def greedy(url, prompt_ids, n_predict=N_PREDICT, n_top=N_TOP):
+def continuation(url, prompt_ids, n_predict, n_top):
+    """Output ids and their top tokens, up to `n_predict` of them or an end-of-generation token."""
     reply = complete(url, prompt_ids, n_predict, n_top)
     ids, positions = reply["tokens"], reply["completion_probabilities"]
+    if reply["tokens_evaluated"] != len(prompt_ids) or not ids:
+        raise SystemExit("the server answered something else than it was asked for")
     # The server lists no probabilities for a token that ends inside a UTF-8 character. The positions it did list are
     # found by their ids; each other one is asked for alone, with a bias that makes the sampled token (not the listed
     # probabilities, which come before the bias) a whole character.
@@ -87,12 +89,19 @@ def greedy(url, prompt_ids, n_predict=N_PREDICT, n_top=N_TOP):
     ids = ids[:n_predict]
     for at in range(len(ids)):
         if at not in tops:
-            whole = post(url, "/tokenize", {"content": "a", "add_special": False})["tokens"][0]
+            whole = post(url, "/tokenize", {"content": "a", "add_special": False})["tokens"][-1]
             alone = complete(url, prompt_ids + ids[:at], 1, n_top, logit_bias=[[whole, 1000.0]])
             tops[at] = flat_top(alone["completion_probabilities"][0])
-    if len(ids) != n_predict or reply["tokens_evaluated"] != len(prompt_ids):
-        raise SystemExit("the server answered with another number of tokens than it was asked for")
-    return {"output_ids": ids, "stop": reply["stop_type"], "top": [tops[at] for at in range(len(ids))]}
+    return ids, [tops[at] for at in range(len(ids))]
+
+
+def greedy(url, prompt_ids, n_predict=N_PREDICT, n_top=N_TOP):
+    output_ids, tops = [], []
+    while len(output_ids) < n_predict:
+        ids, more = continuation(url, prompt_ids + output_ids, n_predict - len(output_ids), n_top)
+        output_ids += ids
+        tops += more
+    return {"output_ids": output_ids, "top": tops}
 
 
 def record(args):
@@ -104,11 +113,11 @@ def record(args):
         )
         ids = tokenized["tokens"]
         records.append({"prompt": prompt["name"], "prompt_ids": ids, **greedy(args.url, ids)})
-        print(prompt["name"], len(ids), records[-1]["stop"], flush=True)
+        print(prompt["name"], len(ids), flush=True)
     provenance = {
         "reference": args.version,
         "command": args.command,
-        "request": f"/completion temperature 0, n_predict {N_PREDICT}, n_probs {N_TOP}, ignore_eos, cache_prompt off",
+        "request": f"/completion temperature 0, n_predict {N_PREDICT}, n_probs {N_TOP}, cache_prompt off; asked again with what there is after an end-of-generation token",
         "cpu": args.cpu,
         "model": pathlib.Path(args.model).name,
         "model_sha256": sha256(args.model),
