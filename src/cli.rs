@@ -174,7 +174,7 @@ pub(crate) struct PerplexityArgs {
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
     /// Tokens in one chunk
-    #[arg(long, value_name = "N", default_value_t = 512, value_parser = context_len)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = chunk_len)]
     pub(crate) ctx: usize,
     #[command(flatten)]
     pub(crate) limits: Limits,
@@ -226,10 +226,12 @@ fn thread_count(text: &str) -> Result<usize, String> {
 }
 
 fn context_len(text: &str) -> Result<usize, String> {
-    match text.parse::<usize>() {
-        Ok(n) if n >= 2 => Ok(n),
-        _ => Err("a number of tokens, at least 2".into()),
-    }
+    text.parse().ok().filter(|n| *n >= 1).ok_or_else(|| "a number of tokens, at least 1".into())
+}
+
+/// The second half of a chunk less the last token must leave something to score.
+fn chunk_len(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n >= 4).ok_or_else(|| "a number of tokens, at least 4".into())
 }
 
 fn finite(text: &str) -> Result<f32, String> {
@@ -267,7 +269,9 @@ mod tests {
 
     #[test]
     fn numbers_out_of_range_are_refused() {
-        for flag in ["--temp=-1", "--temp=nan", "--top-p=1.1", "--min-p=-0.1", "--repeat-penalty=0", "--threads=0"] {
+        for flag in
+            ["--temp=-1", "--temp=nan", "--top-p=1.1", "--min-p=-0.1", "--repeat-penalty=0", "--threads=0"]
+        {
             assert!(Cli::try_parse_from(["rawrz", "run", "m", flag]).is_err(), "{flag}");
         }
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--presence-penalty", "-0.5", "-p", "-n"]).is_ok());

@@ -2,6 +2,7 @@
 //! parsed in place. (`rawrz_engine::Engine` opens a model for running.)
 
 use anyhow::{Context, bail};
+use rawrz_engine::Size;
 use rawrz_gguf::{Error, Gguf, ShardSet, discover};
 use rawrz_residency::{MappedSource, PartedFile};
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ fn parse(source: &MappedSource, file: usize) -> anyhow::Result<Gguf> {
         && have < file_len
     {
         if have >= MAX_JOINED_HEADER_BYTES {
-            bail!("its header is spread over parts and larger than {}", crate::size::show(MAX_JOINED_HEADER_BYTES));
+            bail!("its header is spread over parts and larger than {}", Size(MAX_JOINED_HEADER_BYTES));
         }
         have = have.saturating_mul(2).clamp(1 << 20, MAX_JOINED_HEADER_BYTES).min(file_len);
         result = Gguf::parse(Arc::new(source.joined_prefix(file, have)?), file_len);

@@ -12,8 +12,9 @@ pub(crate) fn models_folder() -> anyhow::Result<PathBuf> {
     if let Some(folder) = std::env::var_os("RAWRZ_MODELS").filter(|folder| !folder.is_empty()) {
         return Ok(folder.into());
     }
-    let user = etcetera::choose_base_strategy()
-        .context("the user's home folder is not known; set RAWRZ_MODELS to the folder that models should live in")?;
+    let user = etcetera::choose_base_strategy().context(
+        "the user's home folder is not known; set RAWRZ_MODELS to the folder that models should live in",
+    )?;
     let base = if cfg!(windows) { user.cache_dir() } else { user.data_dir() };
     Ok(base.join("rawrz").join("models"))
 }
@@ -28,7 +29,11 @@ pub(crate) fn model(name: &str) -> anyhow::Result<PathBuf> {
     if let Some(model) = catalog::find(name) {
         let path = built_in_path(model)?;
         if !exists(&path)? {
-            bail!("{} is not fetched yet ({} is not there); run `rawrz pull {name}`", model.title, path.display());
+            bail!(
+                "{} is not fetched yet ({} is not there); run `rawrz pull {name}`",
+                model.title,
+                path.display()
+            );
         }
         return Ok(path);
     }

@@ -1,3 +1,34 @@
-//! The `rawrz` program.
+//! The `rawrz` program: one match over the subcommands. What each of them does is in [`commands`], the
+//! flags as typed are in [`cli`].
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod catalog;
+mod cli;
+mod commands;
+mod exit;
+mod fetch;
+mod files;
+mod interrupt;
+mod locate;
+mod output;
+mod prompt;
+mod report;
+mod size;
+
+use clap::Parser;
+use cli::{Cli, Command};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo => commands::demo::main(),
+        Command::Run(args) => commands::run::main(&args),
+        Command::Inspect(args) => commands::inspect::main(&args),
+        Command::Tokenize(args) => commands::tokenize::main(&args),
+        Command::Perplexity(args) => commands::perplexity::main(&args),
+        Command::Pull(args) => commands::pull::main(&args),
+        Command::Completions(args) => commands::completions::main(&args),
+        Command::Man(args) => commands::man::main(&args),
+    };
+    exit::code_of(result)
+}

@@ -4,6 +4,7 @@
 use super::part::{PartFile, Version};
 use super::{Expected, Progress, ensure_space, parse_sha256};
 use anyhow::{Context, anyhow};
+use rawrz_engine::Size;
 use std::cell::Cell;
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -83,7 +84,7 @@ pub(super) fn fetch(
         if failures >= MAX_FAILURES {
             return Err(error.context(format!(
                 "gave up after {MAX_FAILURES} tries with {} of {file_name} here (run the same again to go on)",
-                crate::size::show(part.len())
+                Size(part.len())
             )));
         }
         sleep(Duration::from_millis(250) * 4_u32.pow(failures - 1));
@@ -122,7 +123,11 @@ impl Client {
                 // The system's certificates, as other programs here use them: a company's own too.
                 .tls_config(TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build())
         };
-        Client { answered: Cell::new(false), agent: config().build().into(), direct: config().proxy(None).build().into() }
+        Client {
+            answered: Cell::new(false),
+            agent: config().build().into(),
+            direct: config().proxy(None).build().into(),
+        }
     }
 
     fn attempt(
@@ -162,11 +167,17 @@ impl Client {
                 {
                     (start, Some(total))
                 }
-                _ => return Err(anyhow!("{} answered with another range than was asked for", address.url).into()),
+                _ => {
+                    return Err(
+                        anyhow!("{} answered with another range than was asked for", address.url).into()
+                    );
+                }
             },
             StatusCode::RANGE_NOT_SATISFIABLE if part.len() > 0 => {
                 // Nothing after what is here: either it is all here, or it is not the file.
-                if range_total(headers) == Some(part.len()) && expected.size_bytes.is_none_or(|n| n == part.len()) {
+                if range_total(headers) == Some(part.len())
+                    && expected.size_bytes.is_none_or(|n| n == part.len())
+                {
                     return Ok(expected);
                 }
                 part.truncate(0)?;
@@ -215,7 +226,11 @@ impl Client {
                     let error = anyhow::Error::new(error)
                         .context(format!("cannot reach {}", host_of(&url).unwrap_or(&url)));
                     // A host that answered before may do so again; one that never did is not waited for.
-                    return Err(if self.answered.get() { Failure::Passing(error) } else { Failure::Final(error) });
+                    return Err(if self.answered.get() {
+                        Failure::Passing(error)
+                    } else {
+                        Failure::Final(error)
+                    });
                 }
             };
             self.answered.set(true);
@@ -235,7 +250,8 @@ impl Client {
                 .get(header::LOCATION)
                 .and_then(|value| value.to_str().ok())
                 .with_context(|| format!("{url} redirects to nowhere"))?;
-            url = resolve(&url, location).with_context(|| format!("{url} redirects to `{location}`, which is no address"))?;
+            url = resolve(&url, location)
+                .with_context(|| format!("{url} redirects to `{location}`, which is no address"))?;
         }
         Err(anyhow!("{} redirects more than {MAX_REDIRECTS} times", address.url).into())
     }
@@ -257,7 +273,9 @@ fn receive(
             Ok(got) => got,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
             Err(error) => {
-                return Err(Failure::Passing(anyhow::Error::new(error).context(format!("the connection to {url} broke"))));
+                return Err(Failure::Passing(
+                    anyhow::Error::new(error).context(format!("the connection to {url} broke")),
+                ));
             }
         };
         if got == 0 {
@@ -295,7 +313,9 @@ fn refused(address: &Address, status: StatusCode) -> Failure {
 pub(super) fn is_allowed(url: &str) -> Result<(), String> {
     let uri: Uri = url.parse().map_err(|_| format!("`{url}` is not an address"))?;
     if uri.authority().is_none_or(|authority| authority.as_str().contains('@')) {
-        return Err(format!("`{url}` is not an address that can be fetched (no host, or a name and password in it)"));
+        return Err(format!(
+            "`{url}` is not an address that can be fetched (no host, or a name and password in it)"
+        ));
     }
     match uri.scheme_str() {
         Some("https") => Ok(()),
@@ -398,12 +418,21 @@ mod tests {
 
     #[test]
     fn only_this_machine_may_speak_plain_http() {
-        for url in ["https://example.org/x", "http://localhost:1/x", "http://127.0.0.9/x", "http://[::1]:80/x"] {
+        for url in
+            ["https://example.org/x", "http://localhost:1/x", "http://127.0.0.9/x", "http://[::1]:80/x"]
+        {
             assert_eq!(is_allowed(url), Ok(()), "{url}");
         }
         for url in [
-            "http://example.org/x", "http://localhost.example.org/x", "http://127.0.0.1@example.org/x", "http://10.0.0.1/x",
-            "http://[::2]/x", "ftp://localhost/x", "file:///etc/passwd", "/x", "https://user:password@example.org/x",
+            "http://example.org/x",
+            "http://localhost.example.org/x",
+            "http://127.0.0.1@example.org/x",
+            "http://10.0.0.1/x",
+            "http://[::2]/x",
+            "ftp://localhost/x",
+            "file:///etc/passwd",
+            "/x",
+            "https://user:password@example.org/x",
         ] {
             assert!(is_allowed(url).is_err(), "{url}");
         }
@@ -416,7 +445,8 @@ mod tests {
         assert!(!same_host("https://a.example/x", "http://a.example/x"));
         assert!(!same_host("https://a.example/x", "https://b.example/x"));
         assert!(!same_host("nothing", "nothing"));
-        let address = Address { url: "https://a.example".into(), token: Some("secret".into()), is_hugging_face: true };
+        let address =
+            Address { url: "https://a.example".into(), token: Some("secret".into()), is_hugging_face: true };
         assert!(!format!("{address:?}").contains("secret"));
     }
 

@@ -18,6 +18,7 @@ mod wheels;
 use anyhow::{Context, anyhow, bail};
 use part::PartFile;
 pub(crate) use progress::Progress;
+use rawrz_engine::Size;
 use sha2::{Digest, Sha256};
 pub(crate) use source::{Source, hugging_face_address, parse as parse_source};
 use std::fs::File;
@@ -65,7 +66,8 @@ pub(crate) struct Fetched {
 /// Fetches the file of `job`, or finds that it is there already and whole.
 pub(crate) fn fetch(job: &Job) -> anyhow::Result<Fetched> {
     let folder = &job.folder;
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
+    std::fs::create_dir_all(folder)
+        .with_context(|| format!("cannot make the folder {}", folder.display()))?;
     let path = folder.join(&job.file_name);
     let _lock = lock(&folder.join(format!("{}.lock", job.file_name)), &job.file_name)?;
     if path.try_exists().with_context(|| format!("cannot look at {}", path.display()))? {
@@ -133,16 +135,17 @@ fn from_origin(origin: &Origin, job: &Job, part: &mut PartFile) -> anyhow::Resul
 
 /// A file that stands under its final name. Not written to, whatever it is.
 fn present(path: &Path, expected: Expected) -> anyhow::Result<Fetched> {
-    let wrong = |what: String| {
-        anyhow!("{} is there, but {what}; move or delete it and pull again", path.display())
-    };
+    let wrong =
+        |what: String| anyhow!("{} is there, but {what}; move or delete it and pull again", path.display());
     let mut file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
     let size = file.metadata().with_context(|| format!("cannot look at {}", path.display()))?.len();
     if let Some(expected) = expected.size_bytes.filter(|expected| *expected != size) {
         return Err(wrong(format!("has {size} bytes instead of {expected}")));
     }
     let progress = Progress::bytes("checking", Some(size), 0);
-    let sha256 = hash(&mut file, size, &progress).with_context(|| format!("cannot read {}", path.display()))?.finalize();
+    let sha256 = hash(&mut file, size, &progress)
+        .with_context(|| format!("cannot read {}", path.display()))?
+        .finalize();
     let sha256 = <[u8; 32]>::from(sha256);
     if let Some(expected) = expected.sha256.filter(|expected| *expected != sha256) {
         return Err(wrong(format!("its SHA-256 is {} instead of {}", hex(&sha256), hex(&expected))));
@@ -193,9 +196,9 @@ fn ensure_space(folder: &Path, bytes: u64, file_name: &str) -> anyhow::Result<()
     if free < bytes {
         bail!(
             "{file_name} needs {} more on the disk of {}, where {} are free; make room, or set RAWRZ_MODELS to a folder elsewhere",
-            crate::size::show(bytes),
+            Size(bytes),
             folder.display(),
-            crate::size::show(free)
+            Size(free)
         );
     }
     Ok(())

@@ -141,10 +141,10 @@ impl PartFile {
 
     fn version_path(&self) -> PathBuf {
         {
-        let mut path = self.path.clone().into_os_string();
-        path.push(".version");
-        path.into()
-    }
+            let mut path = self.path.clone().into_os_string();
+            path.push(".version");
+            path.into()
+        }
     }
 }
 

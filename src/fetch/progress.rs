@@ -13,7 +13,9 @@ impl Progress {
             Some(total) => ProgressBar::new(total).with_style(style(
                 "{msg} {wide_bar} {binary_bytes} of {binary_total_bytes}, {binary_bytes_per_sec}, {eta} left",
             )),
-            None => ProgressBar::no_length().with_style(style("{msg} {binary_bytes}, {binary_bytes_per_sec}")),
+            None => {
+                ProgressBar::no_length().with_style(style("{msg} {binary_bytes}, {binary_bytes_per_sec}"))
+            }
         };
         bar.set_message(what.to_owned());
         bar.set_position(at);

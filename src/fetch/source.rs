@@ -31,7 +31,10 @@ pub(crate) fn parse(text: &str) -> Result<Source, Usage> {
         is_allowed(text).map_err(Usage)?;
         let name = file_name_of(text)
             .ok_or_else(|| Usage(format!("`{text}` does not end in a file name that can be used here")))?;
-        return Ok(Source::Files { folder: Vec::new(), files: vec![(name, Address::plain(text.to_owned()))] });
+        return Ok(Source::Files {
+            folder: Vec::new(),
+            files: vec![(name, Address::plain(text.to_owned()))],
+        });
     }
     Err(Usage(format!(
         "`{text}` is not a source; use one of {}, hf:OWNER/REPO/FILE, or an https:// address",
@@ -55,7 +58,8 @@ fn hugging_face(text: &str) -> Option<Source> {
     let files = shard_names(file)
         .into_iter()
         .map(|name| {
-            let address = hugging_face_address(&format!("{owner}/{repo}"), revision, &format!("{parent}{name}"));
+            let address =
+                hugging_face_address(&format!("{owner}/{repo}"), revision, &format!("{parent}{name}"));
             (name, address)
         })
         .collect();
@@ -191,12 +195,31 @@ mod tests {
     #[test]
     fn sources_that_are_refused() {
         for text in [
-            "", "model", "hf:", "hf:owner", "hf:owner/repo", "hf:owner/repo/", "hf:../repo/f.gguf", "hf:o/r/../f.gguf",
-            "hf:o/r@/f.gguf", "hf:o/r/.hidden", "hf:o/r/a\nb.gguf", "hf:o/r/nul.gguf", "ftp://example.org/m.gguf",
-            "https://example.org", "https://example.org/", "https://example.org/a/..", "https://example.org/%2e%2e",
-            "https://example.org/a%2Fb.gguf", "https://example.org/a%00.gguf", "https://example.org/a%zz.gguf",
-            "http://example.org/m.gguf", "http://127.0.0.1.example.org/m.gguf", "http://user@127.0.0.1/m.gguf",
-            "https://example.org/COM1.gguf", "https://example.org/m.gguf ",
+            "",
+            "model",
+            "hf:",
+            "hf:owner",
+            "hf:owner/repo",
+            "hf:owner/repo/",
+            "hf:../repo/f.gguf",
+            "hf:o/r/../f.gguf",
+            "hf:o/r@/f.gguf",
+            "hf:o/r/.hidden",
+            "hf:o/r/a\nb.gguf",
+            "hf:o/r/nul.gguf",
+            "ftp://example.org/m.gguf",
+            "https://example.org",
+            "https://example.org/",
+            "https://example.org/a/..",
+            "https://example.org/%2e%2e",
+            "https://example.org/a%2Fb.gguf",
+            "https://example.org/a%00.gguf",
+            "https://example.org/a%zz.gguf",
+            "http://example.org/m.gguf",
+            "http://127.0.0.1.example.org/m.gguf",
+            "http://user@127.0.0.1/m.gguf",
+            "https://example.org/COM1.gguf",
+            "https://example.org/m.gguf ",
         ] {
             assert!(parse(text).is_err(), "{text:?} was taken: {:?}", parse(text));
         }

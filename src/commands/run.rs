@@ -1,0 +1,157 @@
+//! `rawrz run MODEL`
+
+use crate::cli::{Limits, RunArgs, SamplingArgs};
+use crate::exit::{Interrupted, Usage};
+use crate::output::Output;
+use crate::{interrupt, locate, prompt, report};
+use anyhow::Context;
+use rawrz_engine::{
+    Cancel, Engine, FinishReason, GenerateOptions, Generated, OpenError, OpenOptions, RunError,
+    SamplerOptions, Session, generate, process_memory,
+};
+use rawrz_text::TokenId;
+use serde_json::{Value as Json, json};
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::sync::Arc;
+
+pub(crate) fn main(args: &RunArgs) -> anyhow::Result<()> {
+    let path = locate::model(&args.model)?;
+    let text = prompt::text(args)?;
+    let engine = open(&path, &args.limits, args.ctx)?;
+    let tokens = prompt_tokens(&engine, args, &text)?;
+    let cancel = interrupt::cancel_on_signal()?;
+    // Without a seed of the user's we draw one ourselves, so that it can be reported and used again.
+    let seed = args.sampling.seed.unwrap_or_else(|| RandomState::new().hash_one(0));
+    let options = GenerateOptions {
+        max_tokens: args.max_tokens,
+        sampler: sampler(&args.sampling, seed),
+        stop: args.stop.clone(),
+        logprobs: args.logprobs,
+        ignore_eog: false,
+    };
+    if args.json {
+        let generated = answer(&engine, &tokens, &options, &cancel, None)?;
+        Output::new().json(&as_json(&engine, &generated, seed))?;
+        return finished(&generated);
+    }
+    let mut out = Output::new();
+    let generated = answer(&engine, &tokens, &options, &cancel, Some(&mut out))?;
+    out.finish_line()?;
+    eprintln!("{}", report::speed(&generated));
+    finished(&generated)
+}
+
+/// Opens a model; a refusal says which flag helps.
+pub(crate) fn open(path: &Path, limits: &Limits, ctx: Option<usize>) -> anyhow::Result<Arc<Engine>> {
+    let options = OpenOptions {
+        memory_bytes: limits.memory,
+        threads: limits.threads,
+        ctx_len: ctx,
+        ..OpenOptions::default()
+    };
+    Engine::open(path, &options).map_err(|error| match error {
+        OpenError::Budget(below) => {
+            let floor = below.ledger.total_bytes();
+            anyhow::anyhow!("{below}; give --memory {floor} or more, or a smaller --ctx or model")
+        }
+        error => error.into(),
+    })
+}
+
+fn prompt_tokens(engine: &Engine, args: &RunArgs, text: &str) -> anyhow::Result<Vec<TokenId>> {
+    if args.raw {
+        return prompt::raw(engine, text);
+    }
+    match prompt::template(engine, args.chat_fallback)? {
+        Some(template) => prompt::chat(engine, &template, args.system.as_deref(), text),
+        None if args.system.is_some() => {
+            let problem = "this model has no chat template for --system; add --chat-fallback for ChatML";
+            Err(Usage(problem.into()).into())
+        }
+        None => {
+            eprintln!(
+                "note: this model has no chat template, so the prompt goes in as it is (as with --raw)"
+            );
+            prompt::raw(engine, text)
+        }
+    }
+}
+
+/// Generates on a new session, streaming the text to `out` when there is one.
+pub(crate) fn answer(
+    engine: &Arc<Engine>,
+    prompt: &[TokenId],
+    options: &GenerateOptions,
+    cancel: &Cancel,
+    mut out: Option<&mut Output>,
+) -> anyhow::Result<Generated> {
+    let mut session = Session::new(engine).context("there is no memory for a session")?;
+    let mut written = Ok(());
+    let mut on_text = |text: &str| {
+        if let (Some(out), Ok(())) = (&mut out, &written) {
+            written = out.text(text);
+            if written.is_err() {
+                // Nobody reads on.
+                cancel.cancel();
+            }
+        }
+    };
+    let generated = generate(&mut session, prompt, options, cancel, &mut on_text);
+    written?;
+    match generated {
+        Err(error @ RunError::Pass(_)) => {
+            Err(anyhow::Error::new(error).context("the model could not be run"))
+        }
+        other => Ok(other?),
+    }
+}
+
+/// Ctrl-C is told by the exit code.
+pub(crate) fn finished(generated: &Generated) -> anyhow::Result<()> {
+    match generated.finish {
+        FinishReason::Cancelled => Err(Interrupted.into()),
+        _ => Ok(()),
+    }
+}
+
+fn sampler(args: &SamplingArgs, seed: u64) -> SamplerOptions {
+    SamplerOptions {
+        temperature: args.temp,
+        top_k: args.top_k,
+        top_p: args.top_p,
+        min_p: args.min_p,
+        repeat_penalty: args.repeat_penalty,
+        frequency_penalty: args.frequency_penalty,
+        presence_penalty: args.presence_penalty,
+        seed: Some(seed),
+        ..SamplerOptions::default()
+    }
+}
+
+fn as_json(engine: &Engine, generated: &Generated, seed: u64) -> Json {
+    let logprobs: Vec<Vec<Json>> = generated
+        .logprobs
+        .iter()
+        .map(|step| step.iter().map(|token| json!({"id": token.id, "logprob": token.logprob})).collect())
+        .collect();
+    json!({
+        "text": generated.text,
+        "tokens": generated.tokens,
+        "prompt_tokens": generated.prompt_tokens,
+        "logprobs": logprobs,
+        "finish": match generated.finish {
+            FinishReason::EndOfGeneration => "end",
+            FinishReason::Stop => "stop",
+            FinishReason::MaxTokens => "length",
+            FinishReason::ContextFull => "context",
+            FinishReason::Cancelled => "interrupted",
+        },
+        "seed": seed,
+        "load_ms": engine.load_time().as_secs_f64() * 1e3,
+        "prefill_tok_s": generated.prefill_tokens_per_second(),
+        "decode_tok_s": generated.decode_tokens_per_second(),
+        "peak_memory_bytes": process_memory().peak_resident,
+        "budget_bytes": engine.budget_bytes(),
+    })
+}
