@@ -1,6 +1,10 @@
 //! GGUF bytes to metadata and tensor directory and back; quantization layouts with a scalar codec.
 //!
-//! [`Gguf::parse`] checks a file once and hands out values and tensors that point into its bytes.
+//! - [`Gguf::parse`] checks a file once, text as UTF-8 included, and hands out values and tensors that point into its
+//!   bytes. Everything that can be wrong with a file is an [`Error`] with the offset and the name.
+//! - [`discover`] finds the files of a model, cut into shards or byte parts; [`ShardSet`] makes shards one model.
+//! - [`Header`] and [`Writer`] write a file as a stream.
+//! - [`quant`] has the block layouts of the tensor types and the scalar codec; [`decode_row`] is the oracle of all kernels.
 #![forbid(unsafe_code)]
 
 mod cursor;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rawrz_gguf::{DiscoverError, discover};
+use rawrz_gguf::{DiscoverError, Error, Gguf, Header, ShardSet, TensorType, Writer, discover};
 
 /// A folder with these empty files.
 fn folder(names: &[&str]) -> tempfile::TempDir {
@@ -163,4 +163,49 @@ fn parts_that_clash_are_named() {
                 if first.ends_with(names[0]) && second.ends_with(names[1])
         ));
     }
+}
+
+/// A model cut both ways: shards by tensors, and the first shard by bytes in the middle of its header.
+#[test]
+fn a_model_in_shards_and_parts_opens_as_one() {
+    let dir = folder(&[]);
+    for (no, tensor) in ["a.weight", "b.weight"].into_iter().enumerate() {
+        let mut header = Header::new();
+        header.set("split.no", no as u16).unwrap();
+        header.set("split.count", 2u16).unwrap();
+        header.set("split.tensors.count", 2i32).unwrap();
+        header.add_tensor(tensor, TensorType::F32, &[4, 2]).unwrap();
+        let mut writer = Writer::start(Vec::new(), &header).unwrap();
+        writer.write_tensor(tensor, &[no as u8; 32]).unwrap();
+        let file = writer.finish().unwrap();
+        let path = dir.path().join(format!("m-{:05}-of-00002.gguf", no + 1));
+        if no == 0 {
+            for (i, part) in file.chunks(70).enumerate() {
+                fs::write(path.with_extension(format!("gguf.part{i:02}")), part).unwrap();
+            }
+        } else {
+            fs::write(path, file).unwrap();
+        }
+    }
+
+    let shards = discover(&dir.path().join("m-00002-of-00002.gguf")).unwrap();
+    assert_eq!(shards.iter().map(Vec::len).collect::<Vec<_>>(), [3, 1]);
+    let first_part = fs::read(&shards[0][0]).unwrap();
+    let file_len: u64 = shards[0].iter().map(|part| part.metadata().unwrap().len()).sum();
+    assert!(matches!(Gguf::parse(std::sync::Arc::new(first_part), file_len), Err(Error::Truncated { .. })));
+    let join = |parts: &Vec<PathBuf>| parts.iter().flat_map(|part| fs::read(part).unwrap()).collect();
+    let files: Vec<Vec<u8>> = shards.iter().map(join).collect();
+    let set = files.iter().map(|file| Gguf::from_vec(file.clone()).unwrap()).collect();
+    let set = ShardSet::new(set).unwrap();
+    assert_eq!(set.n_tensors(), 2);
+    for (name, shard) in [("a.weight", 0), ("b.weight", 1)] {
+        let (found, tensor) = set.tensor(name).unwrap();
+        assert_eq!(found, shard);
+        assert_eq!(files[shard][tensor.file_offset as usize..][..32], [shard as u8; 32]);
+    }
+    assert!(set.tensor("c.weight").is_none());
+    assert_eq!(
+        set.tensors().map(|(i, t)| (i, t.name)).collect::<Vec<_>>(),
+        [(0, "a.weight"), (1, "b.weight")]
+    );
 }

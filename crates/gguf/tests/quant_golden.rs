@@ -1,7 +1,7 @@
 //! The scalar codec against recordings of `gguf.quants` and llama.cpp (see `golden/record.py`), to the bit.
 
 use rawrz_gguf::quant::{can_encode, encode_row};
-use rawrz_gguf::{TensorType, decode_row};
+use rawrz_gguf::{TensorType, decode_row, removed_name};
 
 /// One record of a golden file: a name and two byte strings.
 struct Entry<'a> {
@@ -55,6 +55,26 @@ fn decoders_match_the_recordings_bit_for_bit() {
             assert_eq!(out.to_bits(), expected.to_bits(), "{ty} weight {i}: {out} is not {expected}");
         }
     }
+}
+
+#[test]
+fn types_have_the_names_and_sizes_of_ggml() {
+    let mut n_known = 0;
+    for line in include_str!("golden/types.txt").lines() {
+        let [id, name, block_len, block_bytes] = line.split(' ').collect::<Vec<_>>()[..] else {
+            panic!("{line}");
+        };
+        let id: u32 = id.parse().unwrap();
+        let Some(ty) = TensorType::from_id(id) else {
+            assert_eq!((name, block_len), ("removed", "0"), "type {id} is unknown");
+            assert!(removed_name(id).is_some(), "type {id} is not refused by name");
+            continue;
+        };
+        let found = format!("{} {} {}", ty.name(), ty.block_len(), ty.block_bytes());
+        assert_eq!(found, format!("{name} {block_len} {block_bytes}"));
+        n_known += 1;
+    }
+    assert_eq!(n_known, TensorType::ALL.len());
 }
 
 /// The generator of `record.py`.

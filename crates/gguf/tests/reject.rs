@@ -416,14 +416,6 @@ fn unknown_tensor_types() {
 }
 
 #[test]
-fn every_id_is_known_removed_or_unknown() {
-    let known = (0..43).filter(|&id| TensorType::from_id(id).is_some()).count();
-    let removed = (0..43).filter(|&id| rawrz_gguf::removed_name(id).is_some()).count();
-    assert_eq!((known, removed), (35, 8));
-    assert_eq!(known, TensorType::ALL.len());
-}
-
-#[test]
 fn row_is_not_whole_blocks() {
     assert_eq!(
         Raw::new(1, 0).tensor("w", &[48, 32], Q4_0, 0).data(864).refused(),

@@ -7,10 +7,11 @@ Writes, relative to this file:
   ../../src/quant/grid_data.rs   the grids of the IQ types, packed, from the tables of the gguf package
   decode.bin                     for each type: raw blocks and what gguf.quants.dequantize makes of them, as f32 bits
   wide.txt                       for each type: a hash over 512 pseudo-random blocks, which the test makes again
+  types.txt                      id, name, weights and bytes of a block of each type ggml has (removed types: 0 weights)
   encode.bin                     one row of weights and what gguf.quants.quantize makes of it, for each type it knows
 
-Q1_0, Q2_0 and Q8_K have no decoder in the package (nor Q8_1, Q8_K, Q1_0, Q2_0 an encoder): they are recorded from
-the shared library of llama.cpp (b11434) when --ggml names it; without it their old records are kept.
+Q1_0, Q2_0 and Q8_K have no decoder in the package (nor Q8_1, Q8_K, Q1_0, Q2_0 an encoder): they and types.txt are
+recorded from the shared library of llama.cpp (b11434) when --ggml names it; without it their old records are kept.
 Q8_1 has no decoder anywhere: d * q by its definition in ggml-common.h.
 """
 
@@ -106,6 +107,16 @@ class Ggml:
     def __init__(self, path):
         self.lib = ctypes.CDLL(path)
 
+    def types(self):
+        self.lib.ggml_type_name.restype = ctypes.c_char_p
+        self.lib.ggml_blck_size.restype = ctypes.c_int64
+        self.lib.ggml_type_size.restype = ctypes.c_size_t
+        # GGML_TYPE_COUNT of b11434; the library does not export it.
+        for i in range(43):
+            weights = self.lib.ggml_blck_size(i)
+            name = self.lib.ggml_type_name(i).decode() if weights else "removed"
+            yield f"{i} {name} {weights} {self.lib.ggml_type_size(i)}\n"
+
     def decode(self, name, raw):
         out = np.empty(raw.shape[0] * sizes(name)[0], np.float32)
         call = getattr(self.lib, f"dequantize_row_{name.lower().replace('_k', '_K')}")
@@ -186,6 +197,8 @@ def main():
     ggml = Ggml(path) if path else None
     np.seterr(over="ignore", under="ignore", invalid="ignore")
     grid_data()
+    if ggml:
+        (HERE / "types.txt").write_text("".join(ggml.types()))
 
     names = [t.name for t in T if t.name not in ("I8", "I16", "I32", "I64", "F64")] + ["Q2_0"]
     kept, entries = read_entries(HERE / "decode.bin"), {}
