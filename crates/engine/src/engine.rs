@@ -2,10 +2,10 @@
 
 use crate::error::{OpenError, RunError};
 use rawrz_gguf::{Gguf, ShardSet, discover};
-use rawrz_model::{Isa, Model, Runner};
+use rawrz_model::{Isa, Model, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
 use rawrz_residency::{MappedSource, PartedFile, Source};
-use rawrz_text::Tokenizer;
+use rawrz_text::{ChatTemplate, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -37,6 +37,8 @@ pub struct OpenOptions {
     /// Kernels to use. By default the best that this machine runs, or what the `RAWRZ_ISA` environment variable
     /// names.
     pub isa: Option<Isa>,
+    /// How inputs of matmuls are held.
+    pub precision: Precision,
 }
 
 /// A loaded model, shared by the threads and sessions that use it.
@@ -45,6 +47,7 @@ pub struct Engine {
     source: Box<dyn Source>,
     shards: ShardSet,
     tokenizer: Tokenizer,
+    template: Option<ChatTemplate>,
     runner: Mutex<Runner>,
     n_threads: usize,
     context_len: usize,
@@ -96,12 +99,14 @@ impl Engine {
         let budget_bytes = options.memory_bytes.or_else(default_budget_bytes).unwrap_or(u64::MAX);
         let (context_len, ledger) = plan_memory(&shards, &model, n_threads, budget_bytes, options.ctx_len)?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
+        let template = ChatTemplate::from_gguf(shards.first(), &tokenizer)?;
         Ok(Arc::new(Engine {
-            runner: Mutex::new(Runner::new(n_threads, isa)),
+            runner: Mutex::new(Runner::new(n_threads, isa, options.precision)),
             model,
             source,
             shards,
             tokenizer,
+            template,
             n_threads,
             context_len,
             budget_bytes,
@@ -114,6 +119,11 @@ impl Engine {
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.tokenizer
+    }
+
+    /// The chat template that the model names, if it names one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
     }
 
     /// Metadata and tensor directory.

@@ -31,7 +31,7 @@ pub use engine::{Engine, OpenOptions};
 pub use error::{OpenError, RunError};
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
 pub use logprobs::{TokenLogprob, logprob_of, top_logprobs};
-pub use rawrz_model::{Config, Isa};
+pub use rawrz_model::{Config, Isa, Precision};
 pub use rawrz_residency::budget::{Entry, Ledger, Size, default_budget_bytes};
 pub use rawrz_residency::os::{ProcessMemory, process_memory};
 pub use sampler::{Sampler, SamplerOptions};

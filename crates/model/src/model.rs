@@ -4,7 +4,7 @@ use crate::arch::{Gemma3, Llama, Qwen2};
 use crate::blocks::{Buffers, MAX_OUTPUT_ROWS, Pass};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
-use crate::kernels::{Activations, Isa, Ops, Pool};
+use crate::kernels::{Activations, Isa, Ops, Pool, Precision};
 use crate::kv_cache::KvCache;
 use crate::weights::Binder;
 use rawrz_gguf::ShardSet;
@@ -41,11 +41,11 @@ pub struct Runner {
 
 impl Runner {
     /// Threads and kernels for passes; scratch grows with the first passes, up to [`Model::scratch_bytes`].
-    pub fn new(n_threads: usize, isa: Isa) -> Runner {
+    pub fn new(n_threads: usize, isa: Isa, precision: Precision) -> Runner {
         Runner {
             ops: Ops::new(isa),
             pool: Pool::new(n_threads),
-            acts: Activations::default(),
+            acts: Activations::new(precision),
             vector: Vec::new(),
             buffers: Buffers::default(),
         }

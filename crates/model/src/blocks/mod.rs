@@ -13,7 +13,7 @@ pub(crate) use feed_forward::{FeedForward, Gate};
 pub(crate) use head::{Head, MAX_OUTPUT_ROWS};
 
 use crate::error::PassError;
-use crate::kernels::{self, Activations, DisjointRows, Ops, Pool};
+use crate::kernels::{self, Activations, DisjointRows, Ops, Pool, WeightRows};
 use crate::kv_cache::KvCache;
 use crate::rope::RopeTable;
 use crate::weights::{Linear, Matrix, Vector};
@@ -147,7 +147,8 @@ impl Pass<'_> {
 
     /// Leases the rows of `weight` in as few slices as the source allows and multiplies each.
     fn multiply(&mut self, weight: &Matrix, out: &mut [f32]) -> Result<(), PassError> {
-        self.acts.prepare(kernels::activation_kind(weight.ty, &self.ops), &self.ops, self.pool);
+        let kind = kernels::activation_kind(weight.ty, &self.ops, self.acts.precision());
+        self.acts.prepare(kind, &self.ops, self.pool);
         let out = DisjointRows::new(out, weight.n_rows);
         let mut done = 0;
         while done < weight.extent.len {
@@ -155,8 +156,8 @@ impl Pass<'_> {
             let len = self.source.lease_len(rest, weight.row_bytes);
             let lease = self.source.lease(Extent { len, ..rest })?;
             let column = (done / weight.row_bytes) as usize;
-            let row_bytes = weight.row_bytes as usize;
-            kernels::matmul(weight.ty, &lease, row_bytes, self.acts, &out, column, &self.ops, self.pool);
+            let rows = WeightRows { ty: weight.ty, bytes: &lease, row_bytes: weight.row_bytes as usize };
+            kernels::matmul(rows, self.acts, &out, column, &self.ops, self.pool);
             lease.release()?;
             done += len;
         }

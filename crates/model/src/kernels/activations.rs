@@ -1,6 +1,7 @@
 //! The input of matmuls: f32 rows, quantized at most once for each block format that the weights ask for.
 
 use super::float::{BLOCK_32, BLOCK_256, Ops};
+use super::matmul::Precision;
 use super::pool::Pool;
 
 /// How a weight type wants its input.
@@ -53,9 +54,19 @@ pub(crate) struct Activations {
     sums_256: Vec<i16>,
     has_32: bool,
     has_256: bool,
+    precision: Precision,
 }
 
 impl Activations {
+    /// Activations that weights take in the form that `precision` allows.
+    pub(crate) fn new(precision: Precision) -> Activations {
+        Activations { precision, ..Activations::default() }
+    }
+
+    pub(crate) fn precision(&self) -> Precision {
+        self.precision
+    }
+
     /// Bytes that rows of up to `row_len` values need at most, for `n_rows` of them.
     pub(crate) fn bytes(row_len: usize, n_rows: usize) -> u64 {
         // Floats, two i8 copies, and per-block fields: 12 bytes per 32 values, 36 per 256.

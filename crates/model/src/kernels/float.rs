@@ -308,7 +308,7 @@ mod body {
     #[inline(always)]
     pub(super) fn gelu_mul<V: Vector>(gate: &mut [f32], up: &[f32]) {
         /// 2 * sqrt(2 / pi): with it `0.5 x (1 + tanh(u))` is `x / (1 + exp(-2u))`.
-        const FACTOR: f32 = 1.595_769_1;
+        const FACTOR: f32 = 1.595_769;
         for (g, u) in gate.iter_mut().zip(up) {
             let x = *g;
             let inner = FACTOR * x * (0.044_715 * x).mul_add(x, 1.0);

@@ -13,36 +13,60 @@ const TASKS_PER_THREAD: usize = 6;
 /// The most rows in one task: their blocks stay in the second-level cache while all activations pass over them.
 const MAX_TASK_ROWS: usize = 64;
 
+/// How inputs of matmuls are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 8-bit blocks where the type of the weights has integer kernels: fast.
+    #[default]
+    Quantized,
+    /// f32 for all types, weights decoded: slow, and free of the noise that quantized inputs add.
+    Float,
+}
+
 /// The form in which weights of type `ty` take their input.
-pub(crate) fn activation_kind(ty: TensorType, ops: &Ops) -> ActivationKind {
-    dot_of(ty, ops.isa()).map_or(ActivationKind::Float, Dot::activation_kind)
+pub(crate) fn activation_kind(ty: TensorType, ops: &Ops, precision: Precision) -> ActivationKind {
+    integer_dot(ty, ops, precision).map_or(ActivationKind::Float, Dot::activation_kind)
+}
+
+fn integer_dot(ty: TensorType, ops: &Ops, precision: Precision) -> Option<Dot> {
+    match precision {
+        Precision::Quantized => dot_of(ty, ops.isa()),
+        Precision::Float => None,
+    }
+}
+
+/// Whole rows of weights, as they lie in the file.
+#[derive(Clone, Copy)]
+pub(crate) struct WeightRows<'a> {
+    pub(crate) ty: TensorType,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) row_bytes: usize,
 }
 
 /// `out[t][column + r] = weights[r] . acts[t]` for every weight row r and activation row t.
 ///
-/// `weights` holds whole rows of `row_bytes` bytes, and `acts` were prepared for the kind that
-/// [`activation_kind`] gives; `out` has a row of outputs for each row of activations.
+/// `acts` were prepared for the kind that [`activation_kind`] gives; `out` has a row of outputs for each row of
+/// activations.
 ///
 /// # Panics
 /// When the sizes do not fit together.
 pub(crate) fn matmul(
-    ty: TensorType,
-    weights: &[u8],
-    row_bytes: usize,
+    rows: WeightRows<'_>,
     acts: &Activations,
     out: &DisjointRows<'_>,
     column: usize,
     ops: &Ops,
     pool: &Pool,
 ) {
+    let WeightRows { ty, bytes: weights, row_bytes } = rows;
     let n_rows = weights.len() / row_bytes;
-    let n_blocks = acts.row_len() / ty.block_len() as usize;
+    let n_blocks = acts.row_len() / ty.block_len();
     assert_eq!(weights.len(), n_rows * row_bytes);
-    assert_eq!(row_bytes, n_blocks * ty.block_bytes() as usize);
-    assert_eq!(acts.row_len(), n_blocks * ty.block_len() as usize);
+    assert_eq!(row_bytes, n_blocks * ty.block_bytes());
+    assert_eq!(acts.row_len(), n_blocks * ty.block_len());
     let share = n_rows.div_ceil(pool.n_threads() * TASKS_PER_THREAD).next_multiple_of(TILE_ROWS);
     let task_rows = share.clamp(TILE_ROWS, MAX_TASK_ROWS);
-    let dot = dot_of(ty, ops.isa());
+    let dot = integer_dot(ty, ops, acts.precision());
     pool.run(n_rows.div_ceil(task_rows), &|task| {
         let first = task * task_rows;
         let rows = &weights[first * row_bytes..(first + task_rows).min(n_rows) * row_bytes];
@@ -179,7 +203,7 @@ mod tests {
     }
 
     fn run(ty: TensorType, k: usize, n_rows: usize, width: usize, threads: usize, isa: Isa) -> Vec<Vec<u32>> {
-        let row_bytes = k / ty.block_len() as usize * ty.block_bytes() as usize;
+        let row_bytes = k / ty.block_len() * ty.block_bytes();
         let weights = random_bytes(n_rows * row_bytes, 3);
         let x: Vec<f32> = (0..k * 64).map(|i| ((i * 37 % 1001) as f32 / 500.0) - 1.0).collect();
         let (ops, pool) = (Ops::new(isa), Pool::new(threads));
@@ -188,10 +212,11 @@ mod tests {
             let m = batch.len() / k;
             let mut acts = Activations::default();
             acts.load(batch, m);
-            acts.prepare(activation_kind(ty, &ops), &ops, &pool);
+            acts.prepare(activation_kind(ty, &ops, Precision::Quantized), &ops, &pool);
             let mut out = vec![f32::NAN; m * (n_rows + 3)];
             let matrix = DisjointRows::new(&mut out, n_rows + 3);
-            matmul(ty, &weights, row_bytes, &acts, &matrix, 2, &ops, &pool);
+            let rows = WeightRows { ty, bytes: &weights, row_bytes };
+            matmul(rows, &acts, &matrix, 2, &ops, &pool);
             for row in out.chunks(n_rows + 3) {
                 assert!(row[0].is_nan() && row[1].is_nan() && row[n_rows + 2].is_nan());
                 rows.push(row[2..n_rows + 2].iter().map(|v| v.to_bits()).collect());
@@ -230,7 +255,8 @@ mod tests {
             let weights = vec![0; len];
             let mut out = [0.0; 8];
             let matrix = DisjointRows::new(&mut out, 8);
-            let call = || matmul(TensorType::Q8_0, &weights, row_bytes, &acts, &matrix, 0, &ops, &pool);
+            let rows = WeightRows { ty: TensorType::Q8_0, bytes: &weights, row_bytes };
+            let call = || matmul(rows, &acts, &matrix, 0, &ops, &pool);
             assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
         }
     }

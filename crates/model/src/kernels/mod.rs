@@ -26,5 +26,6 @@ mod pool;
 pub(crate) use activations::Activations;
 pub(crate) use float::{AttentionHead, Ops};
 pub use isa::Isa;
-pub(crate) use matmul::{activation_kind, matmul, to_floats};
+pub use matmul::Precision;
+pub(crate) use matmul::{WeightRows, activation_kind, matmul, to_floats};
 pub(crate) use pool::{DisjointRows, Pool};

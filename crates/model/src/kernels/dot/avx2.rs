@@ -278,7 +278,7 @@ fn sum_half_rows(rows: [__m128i; TILE_ROWS]) -> __m256i {
 unsafe fn chunked_nibbles(p: *const u8, j: usize) -> __m256i {
     // SAFETY: as the caller promises.
     let bytes = unsafe { load(p.add(32 * (j / 2))) };
-    let shifted = if j % 2 == 0 { bytes } else { _mm256_srli_epi16::<4>(bytes) };
+    let shifted = if j.is_multiple_of(2) { bytes } else { _mm256_srli_epi16::<4>(bytes) };
     _mm256_and_si256(shifted, _mm256_set1_epi8(15))
 }
 

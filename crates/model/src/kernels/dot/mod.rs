@@ -94,7 +94,7 @@ mod tests {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) as u32
         };
-        let size = ty.block_bytes() as usize;
+        let size = ty.block_bytes();
         let mut bytes: Vec<u8> = (0..n_blocks * size)
             .map(|_| if extreme { [0x00, 0xFF, 0x80, 0x7F][next() as usize % 4] } else { next() as u8 })
             .collect();
@@ -146,10 +146,10 @@ mod tests {
                 let dot = dot_of(ty, isa).unwrap();
                 for n_blocks in [1, 2, 3, 5, 8] {
                     for extreme in [false, true] {
-                        let k = n_blocks * ty.block_len() as usize;
+                        let k = n_blocks * ty.block_len();
                         let acts = activations(k, dot.activation_kind(), extreme);
                         let w = weights(ty, n_blocks * TILE_ROWS, 77 + n_blocks as u64, extreme);
-                        let row_bytes = n_blocks * ty.block_bytes() as usize;
+                        let row_bytes = n_blocks * ty.block_bytes();
                         let got = run(dot, &w, row_bytes, &acts).map(|t| t.map(f32::to_bits));
                         let want = run(expected, &w, row_bytes, &acts).map(|t| t.map(f32::to_bits));
                         assert_eq!(got, want, "{ty:?} on {isa}, {n_blocks} blocks, extreme {extreme}");
@@ -164,10 +164,10 @@ mod tests {
         for ty in TYPES {
             let dot = scalar::dot_of(ty).unwrap();
             let n_blocks = 4;
-            let k = n_blocks * ty.block_len() as usize;
+            let k = n_blocks * ty.block_len();
             let acts = activations(k, dot.activation_kind(), false);
             let w = weights(ty, n_blocks * TILE_ROWS, 5, false);
-            let row_bytes = n_blocks * ty.block_bytes() as usize;
+            let row_bytes = n_blocks * ty.block_bytes();
             let got = run(dot, &w, row_bytes, &acts)[0];
             for r in 0..TILE_ROWS {
                 let mut decoded = vec![0.0; k];

@@ -239,12 +239,12 @@ fn row_dot_256<F: Format256>(row: &[u8], acts: &Row256<'_>) -> f32 {
 }
 
 const _: () = {
-    assert!(Q4_0::BYTES == TensorType::Q4_0.block_bytes() as usize);
-    assert!(Q4_1::BYTES == TensorType::Q4_1.block_bytes() as usize);
-    assert!(Q5_0::BYTES == TensorType::Q5_0.block_bytes() as usize);
-    assert!(Q5_1::BYTES == TensorType::Q5_1.block_bytes() as usize);
-    assert!(Q8_0::BYTES == TensorType::Q8_0.block_bytes() as usize);
-    assert!(Q4K::BYTES == TensorType::Q4K.block_bytes() as usize);
-    assert!(Q5K::BYTES == TensorType::Q5K.block_bytes() as usize);
-    assert!(Q6K::BYTES == TensorType::Q6K.block_bytes() as usize);
+    assert!(Q4_0::BYTES == TensorType::Q4_0.block_bytes());
+    assert!(Q4_1::BYTES == TensorType::Q4_1.block_bytes());
+    assert!(Q5_0::BYTES == TensorType::Q5_0.block_bytes());
+    assert!(Q5_1::BYTES == TensorType::Q5_1.block_bytes());
+    assert!(Q8_0::BYTES == TensorType::Q8_0.block_bytes());
+    assert!(Q4K::BYTES == TensorType::Q4K.block_bytes());
+    assert!(Q5K::BYTES == TensorType::Q5K.block_bytes());
+    assert!(Q6K::BYTES == TensorType::Q6K.block_bytes());
 };
