@@ -186,7 +186,7 @@ fn interrupt(more: &[&str], signals: &[&str], wait_for_text: bool) -> Done {
         std::thread::sleep(std::time::Duration::from_secs(3));
     }
     for signal in signals {
-        let status = std::process::Command::new("kill").args([*signal, &child.id().to_string()]).status();
+        let status = std::process::Command::new("sh").args(["-c", &format!("kill {signal} {}", child.id())]).status();
         assert!(status.unwrap().success());
     }
     stdout.read_to_end(&mut text).unwrap();
