@@ -112,6 +112,15 @@ fn a_folder_is_no_model() {
     assert!(matches!(found(dir.path(), "m.gguf"), Err(DiscoverError::NotAFile { .. })));
 }
 
+/// A file where a folder should be; Windows reports that as a missing path.
+#[cfg(unix)]
+#[test]
+fn what_the_system_refuses_is_passed_on() {
+    let dir = folder(&["file"]);
+    let error = discover(&dir.path().join("file/m.gguf")).unwrap_err();
+    assert!(matches!(error, DiscoverError::Io { .. }));
+}
+
 #[test]
 fn shard_numbers_that_cannot_be() {
     let dir = folder(&["m-00000-of-00002.gguf", "m-00003-of-00002.gguf"]);
