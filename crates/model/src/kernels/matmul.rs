@@ -215,8 +215,8 @@ mod tests {
             acts.prepare(activation_kind(ty, &ops, Precision::Quantized), &ops, &pool);
             let mut out = vec![f32::NAN; m * (n_rows + 3)];
             let matrix = DisjointRows::new(&mut out, n_rows + 3);
-            let rows = WeightRows { ty, bytes: &weights, row_bytes };
-            matmul(rows, &acts, &matrix, 2, &ops, &pool);
+            let weight_rows = WeightRows { ty, bytes: &weights, row_bytes };
+            matmul(weight_rows, &acts, &matrix, 2, &ops, &pool);
             for row in out.chunks(n_rows + 3) {
                 assert!(row[0].is_nan() && row[1].is_nan() && row[n_rows + 2].is_nan());
                 rows.push(row[2..n_rows + 2].iter().map(|v| v.to_bits()).collect());
