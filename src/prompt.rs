@@ -52,13 +52,6 @@ pub(crate) fn chat(
     Ok(engine.tokenizer().encode_prompt(&text)?)
 }
 
-/// The template to use: the model's own, the fallback where it has none and that was asked for, or none.
-pub(crate) fn template(engine: &Engine, fallback: bool) -> anyhow::Result<Option<ChatTemplate>> {
-    let own = ChatTemplate::from_gguf(engine.shards().first(), engine.tokenizer())
-        .context("the model's chat template cannot be used; --raw goes without it")?;
-    Ok(own.or_else(|| fallback.then(ChatTemplate::fallback)))
-}
-
 /// Some templates tell the model what day it is.
 fn local_time() -> LocalTime {
     let now = chrono::Local::now();

@@ -9,7 +9,7 @@ use rawrz_engine::{
     Cancel, Engine, FinishReason, GenerateOptions, Generated, OpenError, OpenOptions, RunError,
     SamplerOptions, Session, generate, process_memory,
 };
-use rawrz_text::TokenId;
+use rawrz_text::{ChatTemplate, TokenId};
 use serde_json::{Value as Json, json};
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
@@ -63,8 +63,9 @@ fn prompt_tokens(engine: &Engine, args: &RunArgs, text: &str) -> anyhow::Result<
     if args.raw {
         return prompt::raw(engine, text);
     }
-    match prompt::template(engine, args.chat_fallback)? {
-        Some(template) => prompt::chat(engine, &template, args.system.as_deref(), text),
+    let fallback = args.chat_fallback.then(ChatTemplate::fallback);
+    match engine.chat_template().or(fallback.as_ref()) {
+        Some(template) => prompt::chat(engine, template, args.system.as_deref(), text),
         None if args.system.is_some() => {
             let problem = "this model has no chat template for --system; add --chat-fallback for ChatML";
             Err(Usage(problem.into()).into())
