@@ -27,8 +27,7 @@ impl PartFile {
             file.set_len(0).with_context(cannot)?;
             len = 0;
         }
-        let progress = Progress::bytes("checking what is here already", Some(len), 0);
-        let sha = hash(&mut file, len, &progress).with_context(cannot)?;
+        let sha = hash_prefix(&mut file, len).with_context(cannot)?;
         Ok(PartFile { file, path: path.to_owned(), len, sha })
     }
 
@@ -76,8 +75,7 @@ impl PartFile {
         self.file.set_len(len).with_context(cut)?;
         self.file.seek(SeekFrom::Start(0)).with_context(cut)?;
         self.len = len;
-        self.sha = hash(&mut self.file, len, &Progress::bytes("checking what is here already", Some(len), 0))
-            .with_context(cut)?;
+        self.sha = hash_prefix(&mut self.file, len).with_context(cut)?;
         if len == 0 {
             self.forget_version()?;
         }
@@ -146,6 +144,14 @@ impl PartFile {
             path.into()
         }
     }
+}
+
+/// The SHA-256 state over the `len` bytes that an earlier run left.
+fn hash_prefix(file: &mut File, len: u64) -> std::io::Result<Sha256> {
+    if len == 0 {
+        return Ok(Sha256::new());
+    }
+    hash(file, len, &Progress::bytes("checking what is here already", Some(len), 0))
 }
 
 /// What makes bytes of two answers parts of one file: the address asked for, and its strong ETag.

