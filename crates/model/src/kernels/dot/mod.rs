@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod scalar;
 
 use super::activations::{ActivationKind, Row32, Row256};
@@ -46,7 +48,7 @@ pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::dot_of(ty),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => None,
+        Isa::Neon => neon::dot_of(ty),
     };
     Some(fast.unwrap_or(scalar))
 }
