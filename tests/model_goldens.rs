@@ -1,11 +1,18 @@
 //! Whole models against llama.cpp: what was recorded in `tests/goldens` must come out of the engine.
 //!
+//! Runs that round the inputs of matmuls to 8 bits, ours and the reference's alike, differ by the whole noise of that
+//! rounding as soon as one sum is formed in another order (see `tests/goldens/generation/README.md`). So texts and
+//! logprobs are compared where neither side rounds: ours with [`Precision::Float`], the reference on the same
+//! weights written out as F32. The fast kernels are then held to that by their perplexity and by the size of the
+//! noise.
+//!
 //! The real models are found as [`common::model`] says. Each test prints its figures (`--nocapture` shows them).
 
 mod common;
 
 use rawrz_engine::{
-    Cancel, Engine, GenerateOptions, OpenOptions, SamplerOptions, Session, generate, logprob_of,
+    Cancel, Engine, GenerateOptions, OpenOptions, Precision, SamplerOptions, Session, generate, logprob_of,
+    top_logprobs,
 };
 use rawrz_text::{EncodeOptions, TokenId};
 use serde_json::Value;
@@ -24,22 +31,37 @@ const CONTEXT: usize = 1024;
 /// Positions that the tiny models were made for.
 const TINY_CONTEXT: usize = 128;
 
+/// Bounds of the mean and largest |logprob difference| of a tiny model: what is left is that the reference rounds
+/// queries, attention weights and (gemma) gates to f16.
+const TINY_MEAN: f64 = 0.002;
+const TINY_MAX: f64 = 0.02;
+
+/// Bound of the mean |logprob difference| that 8-bit inputs may make. The reference differs by 0.07 from itself
+/// (smollm2, batches of 512 tokens against single ones).
+const ROUNDING_NOISE: f64 = 0.2;
+
 /// Chunks that the everyday perplexity test covers; the whole text is left to the ignored one.
 const FEW_CHUNKS: usize = 3;
 
 #[test]
 fn smollm2_continues_as_the_reference() {
-    compare_generation("smollm2");
-}
-
-#[test]
-fn qwen_continues_as_the_reference() {
-    compare_generation("qwen");
+    compare_generation("smollm2", 30);
 }
 
 #[test]
 fn gemma_continues_as_the_reference() {
-    compare_generation("gemma");
+    compare_generation("gemma", 30);
+}
+
+#[test]
+fn qwen_continues_as_the_reference() {
+    compare_generation("qwen", 10);
+}
+
+#[test]
+#[ignore = "many minutes"]
+fn qwen_continues_all_prompts_as_the_reference() {
+    compare_generation("qwen", 30);
 }
 
 #[test]
@@ -63,7 +85,7 @@ fn tiny_models_give_the_reference_s_distributions() {
     let mut failed = Vec::new();
     for path in tiny_models() {
         let golden = read_json(&path.with_extension("json"));
-        let engine = open(&path, None, TINY_CONTEXT);
+        let engine = open(&path, None, TINY_CONTEXT, Precision::Float);
         let tokens = ids(&golden["tokens"]);
         let mut differences = Differences::default();
         score(&engine, &tokens, 0, &mut |position, logits| {
@@ -78,21 +100,11 @@ fn tiny_models_give_the_reference_s_distributions() {
         let name = path.file_stem().unwrap().to_string_lossy();
         println!("{name:24} {differences}");
         assert!(differences.n > 0, "{name}: no position was compared");
-        let (mean, max) = tiny_bounds(&name);
-        if differences.mean() > mean || differences.max > max {
+        if differences.mean() > TINY_MEAN || differences.max > TINY_MAX {
             failed.push(name.into_owned());
         }
     }
     assert!(failed.is_empty(), "too far from the reference: {failed:?}");
-}
-
-/// Bounds of the mean and largest |logprob difference| of a tiny model.
-///
-/// The goldens are rounded to 1e-5 and come out of an f32 softmax. `llama-types` has weight types whose input the
-/// reference rounds to 8 bits where only our decoder is used, so it is held to that rounding (0.064 when measured);
-/// with the rows of any one of its tensors mixed up the mean is 0.24 to 4.
-fn tiny_bounds(name: &str) -> (f64, f64) {
-    if name == "llama-types" { (0.1, 0.6) } else { (2e-5, 1e-4) }
 }
 
 #[test]
@@ -105,7 +117,7 @@ fn batch_width_and_threads_do_not_change_a_bit_of_tiny_models() {
 
 #[test]
 fn batch_width_and_threads_do_not_change_a_bit_of_a_real_model() {
-    let golden = generation_golden("smollm2");
+    let golden = generation_golden("smollm2-f32");
     let medium = golden.iter().find(|record| record.prompt == "medium").unwrap();
     check_invariance(&common::model("smollm2"), &medium.prompt_ids, CONTEXT);
 }
@@ -162,51 +174,78 @@ impl std::fmt::Display for Differences {
     }
 }
 
-/// Greedy text, and the logprobs along the recorded text, of every prompt.
-fn compare_generation(alias: &str) {
-    let golden = generation_golden(alias);
-    let engine = open(&common::model(alias), None, CONTEXT);
-    let texts = prompt_texts();
+/// Greedy text, and the logprobs along the recorded text, of the first `n_prompts` prompts.
+///
+/// A greedy text is the reference's exactly when, along the reference's text, our most likely token is the recorded
+/// one at every position; so one pass over prompt and text tells both, and where they part first.
+fn compare_generation(alias: &str, n_prompts: usize) {
+    let golden = &generation_golden(&format!("{alias}-f32"))[..n_prompts];
+    let path = common::model(alias);
+    let exact = open(&path, None, CONTEXT, Precision::Float);
+    let fast = open(&path, None, CONTEXT, Precision::Quantized);
+    let (mut differences, mut noise) = (Differences::default(), Differences::default());
+    let mut identical = 0;
+    let mut worst_gap = 0.0_f64;
+    for (record, (name, text)) in golden.iter().zip(&prompt_texts()) {
+        assert_eq!(record.prompt, *name);
+        let encode = EncodeOptions { add_special: true, parse_special: false };
+        let prompt = exact.tokenizer().encode(text, encode).unwrap();
+        assert_eq!(prompt, record.prompt_ids, "{alias}, {name}: tokens of the prompt");
+
+        let (forced, first) = (record.forced(), prompt.len() - 1);
+        let mut parted = None;
+        score(&exact, &forced, first, &mut |position, logits| {
+            let at = position - first;
+            let best = top_logprobs(logits, 1)[0].id;
+            if best != record.output_ids[at] && parted.is_none() {
+                parted = Some((at, record.gap(at, best)));
+            }
+            for (id, expected) in &record.top[at] {
+                differences.add(logprob_of(logits, *id), *expected);
+            }
+        });
+        match parted {
+            None => identical += 1,
+            Some((at, gap)) => {
+                worst_gap = worst_gap.max(gap);
+                println!("{alias:8} {name:16} differs first at {at}, gap {gap:.5}");
+            }
+        }
+        score(&fast, &forced, first, &mut |position, logits| {
+            for (id, expected) in &record.top[position - first] {
+                noise.add(logprob_of(logits, *id), *expected);
+            }
+        });
+    }
+    println!("{alias:8} identical {identical} of {n_prompts}, worst gap {worst_gap:.5}, {differences}");
+    println!("{alias:8} with 8-bit inputs {noise}");
+    assert_eq!(differences.n, n_prompts * N_OUTPUT * 5, "{alias}: every recorded logprob is compared");
+    assert!(identical * 10 >= n_prompts * 9, "{alias}: only {identical} texts are the reference's");
+    assert!(worst_gap < 0.05, "{alias}: a text leaves the reference's where that was sure ({worst_gap})");
+    assert!(differences.mean() <= 0.01, "{alias}: {differences}");
+    assert!(noise.mean() <= ROUNDING_NOISE, "{alias}: {noise}");
+}
+
+/// What [`compare_generation`] rests on: the text that comes out of the loop is the most likely token at each position.
+#[test]
+fn greedy_text_is_the_most_likely_token_at_each_position() {
+    let engine = open(&common::model("smollm2"), None, CONTEXT, Precision::Quantized);
     let options = GenerateOptions {
         max_tokens: N_OUTPUT,
         sampler: SamplerOptions { temperature: 0.0, ..SamplerOptions::default() },
         ignore_eog: true,
         ..GenerateOptions::default()
     };
-    let mut differences = Differences::default();
-    let mut identical = 0;
-    let mut worst_gap = 0.0_f64;
-    for (record, (name, text)) in golden.iter().zip(&texts) {
-        assert_eq!(record.prompt, *name);
-        let encode = EncodeOptions { add_special: true, parse_special: false };
-        let prompt = engine.tokenizer().encode(text, encode).unwrap();
-        assert_eq!(prompt, record.prompt_ids, "{alias}, {name}: tokens of the prompt");
-
+    for record in generation_golden("smollm2-f32").iter().take(6) {
         let mut session = Session::new(&engine).unwrap();
-        let made = generate(&mut session, &prompt, &options, &Cancel::default(), &mut |_| ()).unwrap();
-        assert_eq!(made.tokens.len(), N_OUTPUT, "{alias}, {name}: finished as {:?}", made.finish);
-        match made.tokens.iter().zip(&record.output_ids).position(|(ours, theirs)| ours != theirs) {
-            None => identical += 1,
-            Some(at) => {
-                let gap = record.gap(at, made.tokens[at]);
-                worst_gap = worst_gap.max(gap);
-                println!("{alias:8} {name:16} differs first at {at}, gap {gap:.5}");
-            }
-        }
-
-        let first = prompt.len() - 1;
-        let on_logits = &mut |position: usize, logits: &[f32]| {
-            for (id, expected) in &record.top[position - first] {
-                differences.add(logprob_of(logits, *id), *expected);
-            }
-        };
-        session.score(&record.forced(), first, on_logits, &Cancel::default()).unwrap();
+        let prompt = &record.prompt_ids;
+        let made = generate(&mut session, prompt, &options, &Cancel::default(), &mut |_| ()).unwrap();
+        assert_eq!(made.tokens.len(), N_OUTPUT);
+        let forced = [&prompt[..], &made.tokens[..N_OUTPUT - 1]].concat();
+        let mut best = Vec::new();
+        score(&engine, &forced, prompt.len() - 1, &mut |_, logits| best.push(top_logprobs(logits, 1)[0].id));
+        assert_eq!(made.tokens, best, "{}", record.prompt);
     }
-    println!("{alias:8} identical {identical} of {}, worst gap {worst_gap:.5}, {differences}", golden.len());
-    assert_eq!(differences.n, golden.len() * N_OUTPUT * 5, "{alias}: every recorded logprob is compared");
-    assert!(identical >= 27, "{alias}: only {identical} texts are the reference's");
-    assert!(worst_gap < 0.05, "{alias}: a text leaves the reference's where that was sure ({worst_gap})");
-    assert!(differences.mean() <= 0.01, "{alias}: {differences}");
 }
 
 /// Perplexity as llama.cpp defines it: chunks of 512 tokens, the first of each replaced by the start token where
@@ -214,7 +253,7 @@ fn compare_generation(alias: &str) {
 fn compare_perplexity(alias: &str, max_chunks: usize) {
     let golden = read_json(&goldens().join("perplexity").join(format!("{alias}.json")));
     let running: Vec<f64> = golden["running"].as_array().unwrap().iter().map(number).collect();
-    let engine = open(&common::model(alias), None, CONTEXT);
+    let engine = open(&common::model(alias), None, CONTEXT, Precision::Quantized);
     let text = std::fs::read_to_string(goldens().join("perplexity/text.txt")).unwrap();
     let text = text.strip_suffix('\n').unwrap();
     let tokenizer = engine.tokenizer();
@@ -248,7 +287,7 @@ fn compare_perplexity(alias: &str, max_chunks: usize) {
 fn check_invariance(path: &Path, tokens: &[TokenId], ctx_len: usize) {
     let mut expected: Option<Vec<u32>> = None;
     for threads in 1..=4 {
-        let engine = open(path, Some(threads), ctx_len);
+        let engine = open(path, Some(threads), ctx_len, Precision::Quantized);
         for width in [1, 2, 7, 64, tokens.len()] {
             let mut session = Session::new(&engine).unwrap();
             let mut end = 0;
@@ -267,8 +306,8 @@ fn check_invariance(path: &Path, tokens: &[TokenId], ctx_len: usize) {
     }
 }
 
-fn open(path: &Path, threads: Option<usize>, ctx_len: usize) -> Arc<Engine> {
-    let options = OpenOptions { threads, ctx_len: Some(ctx_len), ..OpenOptions::default() };
+fn open(path: &Path, threads: Option<usize>, ctx_len: usize, precision: Precision) -> Arc<Engine> {
+    let options = OpenOptions { threads, ctx_len: Some(ctx_len), precision, ..OpenOptions::default() };
     Engine::open(path, &options).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 

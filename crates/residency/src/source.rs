@@ -84,3 +84,21 @@ pub trait Source: Send + Sync {
     /// Ends a pass; an error means that something read since `begin_pass` may have been wrong.
     fn end_pass(&self) -> Result<(), ReadError>;
 }
+
+impl<S: Source + ?Sized> Source for std::sync::Arc<S> {
+    fn begin_pass(&self, plan: &PassPlan) -> Result<(), ReadError> {
+        (**self).begin_pass(plan)
+    }
+
+    fn lease_len(&self, extent: Extent, unit: u64) -> u64 {
+        (**self).lease_len(extent, unit)
+    }
+
+    fn lease(&self, extent: Extent) -> Result<Lease<'_>, ReadError> {
+        (**self).lease(extent)
+    }
+
+    fn end_pass(&self) -> Result<(), ReadError> {
+        (**self).end_pass()
+    }
+}

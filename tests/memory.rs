@@ -1,0 +1,124 @@
+//! Invariants of memory, as the operating system sees them: weights are file pages, once; the budget is a ceiling.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use rawrz_engine::{Cancel, Engine, GenerateOptions, OpenOptions, SamplerOptions, Session, generate};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Anonymous memory that a run of smollm2 may take beside its KV cache.
+const ANONYMOUS_BYTES: u64 = 64 << 20;
+
+/// Sums the `key` lines, in bytes, of all maps in `/proc/self/smaps` that `wanted` accepts by their first line.
+fn smaps_bytes(key: &str, wanted: impl Fn(&str) -> bool) -> (usize, u64) {
+    let (mut n_maps, mut bytes, mut inside) = (0, 0, false);
+    for line in fs::read_to_string("/proc/self/smaps").unwrap().lines() {
+        let first = line.split_whitespace().next().unwrap_or_default();
+        if !first.ends_with(':') {
+            inside = wanted(line);
+            n_maps += usize::from(inside);
+        } else if inside && first.strip_suffix(':') == Some(key) {
+            let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+            bytes += kib * 1024;
+        }
+    }
+    (n_maps, bytes)
+}
+
+#[test]
+fn weights_are_file_pages_and_appear_once() {
+    let path = common::model("smollm2").canonicalize().unwrap();
+    let options = OpenOptions { ctx_len: Some(2048), ..OpenOptions::default() };
+    let engine = Engine::open(&path, &options).unwrap();
+    let prompt = engine.tokenizer().encode_prompt("Once upon a time").unwrap();
+    let mut session = Session::new(&engine).unwrap();
+    let greedy =
+        GenerateOptions { max_tokens: 16, sampler: SamplerOptions::greedy(), ..GenerateOptions::default() };
+    generate(&mut session, &prompt, &greedy, &Cancel::default(), &mut |_| ()).unwrap();
+
+    let file_len = fs::metadata(&path).unwrap().len();
+    let of_model = |line: &str| line.ends_with(path.to_str().unwrap());
+    let (n_maps, resident) = smaps_bytes("Rss", of_model);
+    let (_, anonymous_of_model) = smaps_bytes("Anonymous", of_model);
+    let (_, anonymous) = smaps_bytes("Anonymous", |_| true);
+    let kv = engine.ledger().bytes("KV cache");
+    println!(
+        "model file {file_len} bytes, {n_maps} map(s), {resident} resident, {anonymous_of_model} of them private; \
+         anonymous in all {anonymous}, KV cache at most {kv}"
+    );
+    assert_eq!(n_maps, 1, "the file is mapped once");
+    assert_eq!(anonymous_of_model, 0, "no page of the map was copied");
+    assert!(
+        resident * 10 >= file_len * 9 && resident <= file_len + 4096,
+        "the weights are pages of the file"
+    );
+    assert!(anonymous <= ANONYMOUS_BYTES + kv, "{anonymous} bytes of anonymous memory");
+}
+
+/// A memory control group with a hard limit, v2 or v1; `None` where we may not make one.
+struct MemoryGroup {
+    path: PathBuf,
+    join: PathBuf,
+    peak: &'static str,
+}
+
+impl MemoryGroup {
+    fn new(limit: u64) -> Option<MemoryGroup> {
+        let name = format!("rawrz-test-{}", std::process::id());
+        let v2 = Path::new("/sys/fs/cgroup");
+        let controllers = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
+        let (parent, limit_file, join, peak) = if controllers.split_whitespace().any(|c| c == "memory") {
+            let _ = fs::write(v2.join("cgroup.subtree_control"), "+memory");
+            (v2.to_path_buf(), "memory.max", "cgroup.procs", "memory.peak")
+        } else {
+            (v2.join("memory"), "memory.limit_in_bytes", "tasks", "memory.max_usage_in_bytes")
+        };
+        let path = parent.join(name);
+        fs::create_dir(&path).ok()?;
+        let group = MemoryGroup { join: path.join(join), path, peak };
+        fs::write(group.path.join(limit_file), limit.to_string()).ok()?;
+        let _ = fs::write(group.path.join("memory.swap.max"), "0");
+        Some(group)
+    }
+
+    fn peak_bytes(&self) -> u64 {
+        fs::read_to_string(self.path.join(self.peak)).unwrap().trim().parse().unwrap()
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+#[test]
+fn the_budget_is_a_ceiling_that_the_system_enforces() {
+    let model = common::model("smollm2");
+    let rawrz = env!("CARGO_BIN_EXE_rawrz");
+    let budget: u64 = 160 << 20;
+    let Some(group) = MemoryGroup::new(budget) else {
+        println!("skipped: making a memory control group takes root");
+        return;
+    };
+    // The shell joins the group before it becomes the program, so that every page counts.
+    let script = "echo $$ > \"$1\" && shift && exec \"$@\"";
+    let output = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(&group.join)
+        .arg(rawrz)
+        .arg("run")
+        .arg(&model)
+        .args(["-p", "Name three colours.", "-n", "16", "--temp", "0", "--ctx", "512", "--json"])
+        .args(["--memory", &budget.to_string()])
+        .output()
+        .unwrap();
+    let peak = group.peak_bytes();
+    println!("budget {budget}, peak that the kernel saw {peak}");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(peak <= budget);
+    let answer: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(!answer["text"].as_str().unwrap().is_empty());
+}
