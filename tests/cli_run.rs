@@ -186,7 +186,8 @@ fn interrupt(more: &[&str], signals: &[&str], wait_for_text: bool) -> Done {
         std::thread::sleep(std::time::Duration::from_secs(3));
     }
     for signal in signals {
-        let status = std::process::Command::new("sh").args(["-c", &format!("kill {signal} {}", child.id())]).status();
+        let status =
+            std::process::Command::new("sh").args(["-c", &format!("kill {signal} {}", child.id())]).status();
         assert!(status.unwrap().success());
     }
     stdout.read_to_end(&mut text).unwrap();
