@@ -71,14 +71,14 @@ fn sum_rows(rows: [int32x4_t; TILE_ROWS]) -> [int32x4_t; 2] {
 #[inline]
 #[target_feature(enable = "neon")]
 fn floats(sums: [int32x4_t; 2]) -> Floats {
-    sums.map(|sums| vcvtq_f32_s32(sums))
+    [vcvtq_f32_s32(sums[0]), vcvtq_f32_s32(sums[1])]
 }
 
 /// `a * b`
 #[inline]
 #[target_feature(enable = "neon")]
 fn scaled(a: Floats, b: f32) -> Floats {
-    a.map(|a| vmulq_n_f32(a, b))
+    [vmulq_n_f32(a[0], b), vmulq_n_f32(a[1], b)]
 }
 
 /// `a * b + acc`, rounded once.
@@ -139,6 +139,20 @@ unsafe fn f16s(pointers: TileRows) -> Floats {
 unsafe fn load(p: *const u8) -> Bytes {
     // SAFETY: as the caller promises; the load asks for no alignment.
     unsafe { [vld1q_u8(p), vld1q_u8(p.add(16))] }
+}
+
+/// Each byte shifted by `BITS`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn shift_right<const BITS: i32>(bytes: Bytes) -> Bytes {
+    [vshrq_n_u8::<BITS>(bytes[0]), vshrq_n_u8::<BITS>(bytes[1])]
+}
+
+/// Each byte shifted by `BITS`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn shift_left<const BITS: i32>(bytes: Bytes) -> Bytes {
+    [vshlq_n_u8::<BITS>(bytes[0]), vshlq_n_u8::<BITS>(bytes[1])]
 }
 
 /// Nibbles of 16 bytes: the low halves first, then the high halves.
@@ -266,9 +280,9 @@ macro_rules! dot_256_with_minimum {
                         let (scales, packed_minimums) = six_bit_scales($block.add(4));
                         let scales = scales.to_le_bytes();
                         let mut row = [vdupq_n_s32(0); N];
-                        for $j in 0..8usize {
+                        for ($j, scale) in scales.iter().enumerate() {
                             let weights: Bytes = $weights;
-                            let scale = i32::from(scales[$j]);
+                            let scale = i32::from(*scale);
                             for t in 0..N {
                                 row[t] =
                                     vmlaq_n_s32(row[t], dot(weights, load(quants[t].add(32 * $j))), scale);
@@ -303,11 +317,11 @@ macro_rules! dot_256_with_minimum {
 unsafe fn chunked_nibbles(p: *const u8, j: usize) -> Bytes {
     // SAFETY: as the caller promises.
     let bytes = unsafe { load(p.add(32 * (j / 2))) };
-    bytes.map(
-        |bytes| {
-            if j.is_multiple_of(2) { vandq_u8(bytes, vdupq_n_u8(15)) } else { vshrq_n_u8::<4>(bytes) }
-        },
-    )
+    if j.is_multiple_of(2) {
+        [vandq_u8(bytes[0], vdupq_n_u8(15)), vandq_u8(bytes[1], vdupq_n_u8(15))]
+    } else {
+        shift_right::<4>(bytes)
+    }
 }
 
 dot_256_with_minimum!(dot_q4_k, bytes: 144, |block, j| chunked_nibbles(block.add(16), j));
@@ -372,13 +386,8 @@ unsafe fn q6_k_partial<const N: usize>(
         for half in 0..2 {
             let [low, next] = [load(block.add(64 * half)), load(block.add(64 * half + 32))];
             let high = load(block.add(128 + 32 * half));
-            let low = [low, next, low.map(|low| vshrq_n_u8::<4>(low)), next.map(|low| vshrq_n_u8::<4>(low))];
-            let high = [
-                high.map(|high| vshlq_n_u8::<4>(high)),
-                high.map(|high| vshlq_n_u8::<2>(high)),
-                high,
-                high.map(|high| vshrq_n_u8::<2>(high)),
-            ];
+            let low = [low, next, shift_right::<4>(low), shift_right::<4>(next)];
+            let high = [shift_left::<4>(high), shift_left::<2>(high), high, shift_right::<2>(high)];
             for j in 0..4 {
                 for i in 0..2 {
                     // One group of 16.
