@@ -58,8 +58,8 @@ pub(crate) enum Command {
     Man(ManArgs),
 }
 
-/// How much of the machine a model may take.
-#[derive(Debug, Args)]
+/// How much of the machine a model may take, and how exactly it computes.
+#[derive(Debug, Default, Args)]
 pub(crate) struct Limits {
     /// Memory budget for everything: weights, KV cache, scratch [512MiB, 4GiB, 1GB, plain bytes]
     #[arg(long, value_name = "BYTES", value_parser = size::parse)]
@@ -67,6 +67,19 @@ pub(crate) struct Limits {
     /// Threads to compute with [default: the machine's cores]
     #[arg(long, value_name = "N", value_parser = thread_count)]
     pub(crate) threads: Option<usize>,
+    /// How the inputs of matrix products are held
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) precision: Precision,
+}
+
+/// How the inputs of matrix products are held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Precision {
+    /// Rounded to 8 bits where the type of the weights allows it: fast
+    #[default]
+    Quantized,
+    /// f32, weights decoded: slow, without rounding noise
+    Float,
 }
 
 #[derive(Debug, Args)]

@@ -11,6 +11,7 @@ mod files;
 mod interrupt;
 mod locate;
 mod output;
+mod progress;
 mod prompt;
 mod report;
 mod size;

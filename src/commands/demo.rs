@@ -19,7 +19,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
     // Whatever is there was checked when it was fetched.
     let path = if is_here { path } else { pull::built_in(model)? };
 
-    let engine = run::open(&path, &Limits { memory: Some(BUDGET_BYTES), threads: None }, None)?;
+    let engine = run::open(&path, &Limits { memory: Some(BUDGET_BYTES), ..Limits::default() }, None)?;
     let template = engine.chat_template().context("the default model has lost its chat template")?;
     let tokens = prompt::chat(&engine, template, None, PROMPT)?;
     let cancel = interrupt::cancel_on_signal()?;

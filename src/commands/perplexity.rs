@@ -7,8 +7,8 @@
 use crate::cli::PerplexityArgs;
 use crate::commands::run;
 use crate::exit::Interrupted;
-use crate::fetch::Progress;
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::{interrupt, locate};
 use anyhow::{Context, bail};
 use rawrz_engine::{Engine, RunError, Session, logprob_of};

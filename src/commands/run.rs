@@ -1,12 +1,12 @@
 //! `rawrz run MODEL`
 
-use crate::cli::{Limits, RunArgs, SamplingArgs};
+use crate::cli::{self, Limits, RunArgs, SamplingArgs};
 use crate::exit::{Interrupted, Usage};
 use crate::output::Output;
 use crate::{interrupt, locate, prompt, report};
 use anyhow::Context;
 use rawrz_engine::{
-    Cancel, Engine, FinishReason, GenerateOptions, Generated, OpenError, OpenOptions, RunError,
+    Cancel, Engine, FinishReason, GenerateOptions, Generated, OpenError, OpenOptions, Precision, RunError,
     SamplerOptions, Session, generate, process_memory,
 };
 use rawrz_text::{ChatTemplate, TokenId};
@@ -48,6 +48,10 @@ pub(crate) fn open(path: &Path, limits: &Limits, ctx: Option<usize>) -> anyhow::
         memory_bytes: limits.memory,
         threads: limits.threads,
         ctx_len: ctx,
+        precision: match limits.precision {
+            cli::Precision::Quantized => Precision::Quantized,
+            cli::Precision::Float => Precision::Float,
+        },
         ..OpenOptions::default()
     };
     Engine::open(path, &options).map_err(|error| match error {

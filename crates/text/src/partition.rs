@@ -168,9 +168,7 @@ fn settle(
     len_bytes: usize,
     found: &mut [(usize, TokenId)],
 ) -> Vec<Cut> {
-    let overlap = found
-        .windows(2)
-        .any(|pair| pair[1].0 - pair[0].0 < len_bytes && pair[0].1 != pair[1].1);
+    let overlap = found.windows(2).any(|pair| pair[1].0 - pair[0].0 < len_bytes && pair[0].1 != pair[1].1);
     if overlap {
         found.sort_unstable_by_key(|&(at, id)| (id, at));
     }

@@ -86,8 +86,7 @@ const FIM_MIDDLE: &[&str] = &[
     "<|middle|>",
 ];
 const FIM_PAD: &[&str] = &["<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"];
-const FIM_REPOSITORY: &[&str] =
-    &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
+const FIM_REPOSITORY: &[&str] = &["<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"];
 const FIM_SEPARATOR: &[&str] = &["<|file_sep|>"];
 
 /// Texts that end a generation.
@@ -211,9 +210,7 @@ pub(crate) fn find_by_text(vocab: &mut Vocab, ids: &mut SpecialTokens) -> Vec<To
     eog.dedup();
 
     // Where a message may end in a call, `<|end|>` closes a part of the answer, not the answer.
-    let ends = |eog: &[TokenId], text: &str| {
-        find(vocab, text).filter(|id| eog.binary_search(id).is_ok())
-    };
+    let ends = |eog: &[TokenId], text: &str| find(vocab, text).filter(|id| eog.binary_search(id).is_ok());
     let calls = ends(&eog, "<|call|>").or(ends(&eog, "<|calls|>"));
     let returns = ends(&eog, "<|return|>").or(ends(&eog, "<|flush|>"));
     let inner_end = ends(&eog, "<|end|>").filter(|_| calls.is_some() && returns.is_some());
@@ -232,11 +229,7 @@ pub(crate) fn find_by_text(vocab: &mut Vocab, ids: &mut SpecialTokens) -> Vec<To
 }
 
 /// Tokens that swallow whitespace beside them, which files do not say: known by the names of models.
-pub(crate) fn set_strips(
-    vocab: &mut Vocab,
-    gguf: &Gguf,
-    special: &[TokenId],
-) -> Result<(), TokenizerError> {
+pub(crate) fn set_strips(vocab: &mut Vocab, gguf: &Gguf, special: &[TokenId]) -> Result<(), TokenizerError> {
     let name = gguf.get_str("general.name")?.unwrap_or_default().to_ascii_lowercase();
     let pre = gguf.get_str("tokenizer.ggml.pre")?.unwrap_or_default();
     let arch = gguf.get_str("general.architecture")?.unwrap_or_default();

@@ -53,11 +53,7 @@ impl PartialEq for Pair {
 impl Eq for Pair {}
 
 /// Appends the tokens of a text in which spaces are escaped.
-pub(crate) fn encode(
-    vocab: &Vocab,
-    text: &str,
-    out: &mut Vec<TokenId>,
-) -> Result<(), TokenizerError> {
+pub(crate) fn encode(vocab: &Vocab, text: &str, out: &mut Vec<TokenId>) -> Result<(), TokenizerError> {
     let bytes = text.as_bytes();
     let mut symbols: Vec<Symbol> = Vec::with_capacity(text.len());
     for (start, c) in text.char_indices() {
@@ -92,8 +88,7 @@ pub(crate) fn encode(
         if gone || left.len_bytes + right.len_bytes != pair.len_bytes {
             continue;
         }
-        symbols[pair.left as usize] =
-            Symbol { len_bytes: pair.len_bytes, next: right.next, ..left };
+        symbols[pair.left as usize] = Symbol { len_bytes: pair.len_bytes, next: right.next, ..left };
         symbols[pair.right as usize].len_bytes = 0;
         if right.next != NO_NEIGHBOUR {
             symbols[right.next as usize].prev = pair.left;

@@ -20,13 +20,7 @@ pub struct StreamDecoder<'t> {
 impl<'t> StreamDecoder<'t> {
     /// For tokens that continue a text, as a generation does. Control tokens are shown only when `special`.
     pub fn new(tokenizer: &'t Tokenizer, special: bool) -> StreamDecoder<'t> {
-        StreamDecoder {
-            tokenizer,
-            special,
-            strip_space: false,
-            pending: Vec::new(),
-            text: String::new(),
-        }
+        StreamDecoder { tokenizer, special, strip_space: false, pending: Vec::new(), text: String::new() }
     }
 
     /// For tokens from the start of a text: the space that the vocabulary puts there is taken off.

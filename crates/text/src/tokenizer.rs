@@ -77,9 +77,8 @@ impl Tokenizer {
         let pre = match (name, gguf.get_str("tokenizer.ggml.pre")?) {
             ("gemma4", _) => &pretokenizer::GEMMA4,
             (_, None | Some("")) => &pretokenizer::DEFAULT,
-            ("gpt2", Some(pre)) => pretokenizer::by_name(pre).ok_or_else(|| {
-                TokenizerError::UnknownPreTokenizer { name: shorten(pre.as_bytes()) }
-            })?,
+            ("gpt2", Some(pre)) => pretokenizer::by_name(pre)
+                .ok_or_else(|| TokenizerError::UnknownPreTokenizer { name: shorten(pre.as_bytes()) })?,
             // Only byte-pair vocabularies have pre-tokenizers.
             _ => &pretokenizer::DEFAULT,
         };
@@ -90,9 +89,7 @@ impl Tokenizer {
                 Defaults { ids: ids(bos, Some(11), None), add_bos: pre.add_bos, add_eos: false }
             }
             "gemma4" => Defaults { ids: ids(None, None, None), add_bos: true, add_eos: false },
-            "llama" => {
-                Defaults { ids: ids(Some(1), Some(2), Some(0)), add_bos: true, add_eos: false }
-            }
+            "llama" => Defaults { ids: ids(Some(1), Some(2), Some(0)), add_bos: true, add_eos: false },
             "bert" => {
                 let ids = SpecialTokens {
                     sep: Some(102),
@@ -170,11 +167,7 @@ impl Tokenizer {
     /// [`TokenizerError::NoByteToken`] when a character has no token and the vocabulary none for its bytes,
     /// [`TokenizerError::CharacterMap`] when the text runs into a damaged part of that table,
     /// [`TokenizerError::TextTooLong`] past 2 GiB.
-    pub fn encode(
-        &self,
-        text: &str,
-        options: EncodeOptions,
-    ) -> Result<Vec<TokenId>, TokenizerError> {
+    pub fn encode(&self, text: &str, options: EncodeOptions) -> Result<Vec<TokenId>, TokenizerError> {
         if text.len() > MAX_TEXT_BYTES {
             let (len_bytes, limit_bytes) = (text.len(), MAX_TEXT_BYTES);
             return Err(TokenizerError::TextTooLong { len_bytes, limit_bytes });

@@ -24,11 +24,7 @@ impl Class {
     const WHITESPACE: u16 = 256;
 
     pub(crate) const fn of(c: char) -> Class {
-        if (c as u32) < 128 {
-            ASCII[c as usize]
-        } else {
-            Class::NONE
-        }
+        if (c as u32) < 128 { ASCII[c as usize] } else { Class::NONE }
     }
 
     pub(crate) const fn is_letter(self) -> bool {

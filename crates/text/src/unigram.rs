@@ -34,11 +34,7 @@ struct Best {
 
 impl Unigram {
     /// Goes by the types in the file, so it must be built before special tokens are looked for.
-    pub(crate) fn new(
-        gguf: &Gguf,
-        vocab: &Vocab,
-        unk: Option<TokenId>,
-    ) -> Result<Unigram, TokenizerError> {
+    pub(crate) fn new(gguf: &Gguf, vocab: &Vocab, unk: Option<TokenId>) -> Result<Unigram, TokenizerError> {
         vocab.check_scores()?;
         let sorted = |bits: u8| {
             let mut ids: Vec<TokenId> =
@@ -222,8 +218,7 @@ struct CharsMap {
     n_text_bytes: usize,
 }
 
-const OUT_OF_BOUNDS: TokenizerError =
-    TokenizerError::CharacterMap { what: "an index points past its end" };
+const OUT_OF_BOUNDS: TokenizerError = TokenizerError::CharacterMap { what: "an index points past its end" };
 
 impl CharsMap {
     fn from_gguf(gguf: &Gguf) -> Result<Option<CharsMap>, TokenizerError> {

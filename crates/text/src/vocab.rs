@@ -74,11 +74,7 @@ pub(crate) struct Vocab {
     max_token_bytes: usize,
 }
 
-fn elements(
-    array: Array<'_>,
-    key: &'static str,
-    n_tokens: usize,
-) -> Result<usize, TokenizerError> {
+fn elements(array: Array<'_>, key: &'static str, n_tokens: usize) -> Result<usize, TokenizerError> {
     if array.len() < n_tokens {
         return Err(TokenizerError::TooShort { key, found: array.len(), n_tokens });
     }
@@ -210,9 +206,7 @@ impl Vocab {
                 Err(_) => &[],
             };
         }
-        self.raw()
-            .get(self.tokens_at + start as usize..self.tokens_at + end)
-            .unwrap_or_default()
+        self.raw().get(self.tokens_at + start as usize..self.tokens_at + end).unwrap_or_default()
     }
 
     /// The token with this text.
@@ -221,6 +215,20 @@ impl Vocab {
             return None;
         }
         self.index.find(text, |id| self.text(id))
+    }
+
+    /// The tokens with these texts, into `ids`. Faster than one by one, since the memory that the searches wait for is
+    /// fetched for all of them at once.
+    pub(crate) fn find_all(&self, texts: &[&[u8]], ids: &mut Vec<Option<TokenId>>) {
+        ids.clear();
+        ids.extend(texts.iter().map(|text| Some(self.index.first_slot(text))));
+        for (id, text) in ids.iter_mut().zip(texts) {
+            let slot = id.unwrap_or(EMPTY);
+            *id = match slot != EMPTY && self.text(slot & 0xff_ffff) == *text {
+                true => Some(slot & 0xff_ffff),
+                false => self.find(text),
+            };
+        }
     }
 
     pub(crate) fn attr(&self, id: TokenId) -> Attr {
@@ -251,11 +259,7 @@ impl Vocab {
     }
 }
 
-pub(crate) fn wrong_elements(
-    key: &'static str,
-    expected: &'static str,
-    array: Array<'_>,
-) -> TokenizerError {
+pub(crate) fn wrong_elements(key: &'static str, expected: &'static str, array: Array<'_>) -> TokenizerError {
     TokenizerError::ElementType { key, expected, found: array.element_type().name() }
 }
 
@@ -334,11 +338,7 @@ impl TextIndex {
         TextIndex { slots: vec![EMPTY; n_slots], key: Keyed::new() }
     }
 
-    fn probe<'a>(
-        &self,
-        text: &[u8],
-        text_of: impl Fn(TokenId) -> &'a [u8],
-    ) -> (Result<TokenId, usize>, u32) {
+    fn probe<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> (Result<TokenId, usize>, u32) {
         let hash = self.key.of_bytes(text);
         let tag = (hash >> 56) as u32;
         let mask = self.slots.len() - 1;
@@ -353,6 +353,11 @@ impl TextIndex {
             }
             at = (at + 1) & mask;
         }
+    }
+
+    /// The slot where the search for a text starts.
+    fn first_slot(&self, text: &[u8]) -> u32 {
+        self.slots[self.key.of_bytes(text) as usize & (self.slots.len() - 1)]
     }
 
     fn find<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> Option<TokenId> {

@@ -111,10 +111,8 @@ const THREE_NUMBERS: Stage = Stage::Matches(&[Alt::Number(3)]);
 const THREE_DIGITS: Stage = Stage::Matches(&[Alt::ThreeDigits]);
 const CJK_AND_KANA: Stage = Stage::Matches(&[Alt::Run(Lead::Nothing, sets::cjk_and_kana)]);
 const SENTENCES: Stage = Stage::Matches(&[Alt::Run(Lead::Space, sets::not_sentence_mark)]);
-const LINES: Stage = Stage::Matches(&[
-    Alt::Run(Lead::Nothing, sets::not_newline),
-    Alt::Run(Lead::Nothing, sets::newline),
-]);
+const LINES: Stage =
+    Stage::Matches(&[Alt::Run(Lead::Nothing, sets::not_newline), Alt::Run(Lead::Nothing, sets::newline)]);
 const EACH_NEWLINE: Stage = Stage::Matches(&[Alt::One(sets::carriage_return_or_newline)]);
 
 const fn gpt4o(marks: bool) -> [Alt; 6] {
@@ -150,16 +148,21 @@ const NAMES: &[(&[&str], PreTokenizer)] = &[
     (&["default"], DEFAULT),
     (
         &[
-            "llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano",
+            "llama3",
+            "llama-v3",
+            "llama-bpe",
+            "falcon3",
+            "falcon-h1",
+            "pixtral",
+            "midm-2.0",
+            "lfm2",
+            "jina-v5-nano",
         ],
         PreTokenizer { ignore_merges: true, add_bos: true, ..plain(&[LLAMA3]) },
     ),
     (&["dbrx", "smaug-bpe"], plain(&[LLAMA3])),
     (&["chatglm-bpe"], PreTokenizer { has_default_bos: false, ..plain(&[LLAMA3]) }),
-    (
-        &["glm4", "glm5"],
-        PreTokenizer { has_default_bos: false, ignore_merges: true, ..plain(&[LLAMA3]) },
-    ),
+    (&["glm4", "glm5"], PreTokenizer { has_default_bos: false, ignore_merges: true, ..plain(&[LLAMA3]) }),
     (
         &["minicpm5"],
         PreTokenizer {
@@ -191,7 +194,15 @@ const NAMES: &[(&[&str], PreTokenizer)] = &[
     ),
     (
         &[
-            "qwen2", "deepseek-r1-qwen", "kormo", "f2llmv2", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2",
+            "qwen2",
+            "deepseek-r1-qwen",
+            "kormo",
+            "f2llmv2",
+            "megrez",
+            "stablelm2",
+            "hunyuan",
+            "solar-open",
+            "grok-2",
         ],
         plain(&[QWEN2]),
     ),
@@ -322,8 +333,24 @@ const NAMES: &[(&[&str], PreTokenizer)] = &[
     ),
     (
         &[
-            "gpt-2", "phi-2", "jina-es", "jina-de", "gigachat", "jina-v2-es", "jina-v2-de", "a.x-4.0", "mellum",
-            "modern-bert", "jina-v1-en", "jina-v2-code", "roberta-bpe", "exaone4", "mpt", "olmo", "jais", "trillion",
+            "gpt-2",
+            "phi-2",
+            "jina-es",
+            "jina-de",
+            "gigachat",
+            "jina-v2-es",
+            "jina-v2-de",
+            "a.x-4.0",
+            "mellum",
+            "modern-bert",
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
+            "exaone4",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
             "granite-docling",
         ],
         plain(&[GPT2]),
@@ -359,10 +386,7 @@ const NAMES: &[(&[&str], PreTokenizer)] = &[
             ])
         },
     ),
-    (
-        &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
-        plain(&[Stage::Matches(&gpt4o(false))]),
-    ),
+    (&["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"], plain(&[Stage::Matches(&gpt4o(false))])),
     (
         &["granite-embed-multi-97m"],
         PreTokenizer { ignore_merges: true, ..plain(&[Stage::Matches(&gpt4o(true))]) },
@@ -403,10 +427,7 @@ const NAMES: &[(&[&str], PreTokenizer)] = &[
         ]),
     ),
     (&["gemma4", "granite-embed-multi-311m"], GEMMA4),
-    (
-        &["sarvam-moe"],
-        PreTokenizer { alphabet: Alphabet::Chars, escape_spaces: true, ..plain(&[LINES]) },
-    ),
+    (&["sarvam-moe"], PreTokenizer { alphabet: Alphabet::Chars, escape_spaces: true, ..plain(&[LINES]) }),
     (
         &["mmbert"],
         PreTokenizer {
@@ -428,10 +449,7 @@ const NAMES: &[(&[&str], PreTokenizer)] = &[
 
 /// The pre-tokenizer of a name, or `None` if it is unknown.
 pub(crate) fn by_name(name: &str) -> Option<&'static PreTokenizer> {
-    NAMES
-        .iter()
-        .find(|(names, _)| names.contains(&name))
-        .map(|(_, pre)| pre)
+    NAMES.iter().find(|(names, _)| names.contains(&name)).map(|(_, pre)| pre)
 }
 
 impl PreTokenizer {
@@ -465,8 +483,19 @@ fn split<'t>(stages: &[Stage], text: &'t str, each: &mut dyn FnMut(&'t str)) {
 fn matches<'t>(alts: &[Alt], text: &'t str, emit: &mut dyn FnMut(&'t str)) {
     let mut unmatched_from = 0;
     let mut pos = 0;
+    // Whitespace up to here is followed by no newline before its run ends. Without this, a long run that is cut into
+    // many pieces would be searched for a newline at each of them.
+    let mut no_newline_to = 0;
     while pos < text.len() {
-        match alts.iter().find_map(|alt| alt.match_at(text, pos)) {
+        let end = alts.iter().find_map(|alt| match alt {
+            Alt::SpaceToNewline if pos < no_newline_to => None,
+            Alt::SpaceToNewline => alt.match_at(text, pos).or_else(|| {
+                no_newline_to = Alt::Space.match_at(text, pos).unwrap_or(pos);
+                None
+            }),
+            _ => alt.match_at(text, pos),
+        });
+        match end {
             Some(end) => {
                 emit(&text[unmatched_from..pos]);
                 emit(&text[pos..end]);
@@ -536,18 +565,9 @@ mod tests {
     #[test]
     fn words_numbers_and_spaces_by_family() {
         let text = "I'LL pay  $1234!\n\n x";
-        assert_eq!(
-            pieces("gpt-2", text),
-            ["I", "'", "LL", " pay", " ", " $", "1234", "!", "\n\n", " x"]
-        );
-        assert_eq!(
-            pieces("llama-bpe", text),
-            ["I", "'LL", " pay", " ", " $", "123", "4", "!\n\n", " x"]
-        );
-        assert_eq!(
-            pieces("qwen2", text),
-            ["I", "'LL", " pay", " ", " $", "1", "2", "3", "4", "!\n\n", " x"]
-        );
+        assert_eq!(pieces("gpt-2", text), ["I", "'", "LL", " pay", " ", " $", "1234", "!", "\n\n", " x"]);
+        assert_eq!(pieces("llama-bpe", text), ["I", "'LL", " pay", " ", " $", "123", "4", "!\n\n", " x"]);
+        assert_eq!(pieces("qwen2", text), ["I", "'LL", " pay", " ", " $", "1", "2", "3", "4", "!\n\n", " x"]);
         assert_eq!(
             pieces("smollm", text),
             ["I", "'", "LL", " pay", " ", " $", "1", "2", "3", "4", "!", "\n\n", " x"]
@@ -563,7 +583,7 @@ mod tests {
     fn digits_group_from_the_right_and_keep_what_precedes() {
         assert_eq!(pieces("superbpe", "a1234567b"), ["a", "1", "234", "567", "b"]);
         let mut out = Vec::new();
-        digits_from_right("ab1234567c12", &mut |piece| out.push(piece));
+        split(&[Stage::DigitsFromRight], "ab1234567c12", &mut |piece| out.push(piece));
         assert_eq!(out, ["ab1", "234", "567", "c12"]);
     }
 
@@ -576,7 +596,7 @@ mod tests {
 
     #[test]
     fn whitespace_is_cut_by_powers() {
-        let lengths = |text| pieces("jais-2", text).iter().map(|p| p.len()).collect::<Vec<_>>();
+        let lengths = |text: &str| pieces("jais-2", text).iter().map(|p| p.len()).collect::<Vec<_>>();
         assert_eq!(lengths(&" ".repeat(700)), [512, 128, 32, 16, 8, 4]);
         assert_eq!(lengths("       x"), [4, 2, 1 + 1]);
     }

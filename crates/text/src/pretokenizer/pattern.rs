@@ -356,9 +356,7 @@ impl Alt {
                 }
                 (end > pos).then_some(end)
             }
-            Alt::Symbols(after) => {
-                Some(tail(text, led_run(text, pos, is_space, symbol)?, after))
-            }
+            Alt::Symbols(after) => Some(tail(text, led_run(text, pos, is_space, symbol)?, after)),
             Alt::SymbolsNotMarks => {
                 let set = |c: char, class: Class| symbol(c, class) && !class.is_mark();
                 Some(tail(text, led_run(text, pos, is_space, set)?, Tail::Newlines))
@@ -375,9 +373,8 @@ impl Alt {
             }
             Alt::SpaceToNewline => {
                 let end = run(text, pos, |_, class| class.is_whitespace());
-                let newline = text.as_bytes()[pos..end]
-                    .iter()
-                    .rposition(|byte| matches!(byte, b'\r' | b'\n'))?;
+                let newline =
+                    text.as_bytes()[pos..end].iter().rposition(|byte| matches!(byte, b'\r' | b'\n'))?;
                 Some(pos + newline + 1)
             }
             Alt::SpaceBeforeLast => {
@@ -392,9 +389,7 @@ impl Alt {
             Alt::SpaceByPowers => space_by_powers(text, pos),
             Alt::Run(Lead::Nothing, set) => run1(text, pos, set),
             Alt::Run(Lead::Space, set) => led_run(text, pos, is_space, set),
-            Alt::Run(Lead::Whitespace, set) => {
-                led_run(text, pos, |here| here.class.is_whitespace(), set)
-            }
+            Alt::Run(Lead::Whitespace, set) => led_run(text, pos, |here| here.class.is_whitespace(), set),
             Alt::One(set) => {
                 let here = at(text, pos);
                 (!is_end(here) && set(here.c, here.class)).then_some(here.next)

@@ -22,14 +22,8 @@ pub(super) fn deepseek_cased(c: char, class: Class) -> bool {
 
 /// Punctuation and symbols of DeepSeek LLM, half and full width.
 pub(super) fn deepseek_marks(c: char, class: Class) -> bool {
-    const RANGES: &[(u32, u32)] = &[
-        (0x21, 0x2f),
-        (0x3a, 0x7e),
-        (0x2018, 0x201f),
-        (0x3000, 0x3002),
-        (0xff01, 0xff0f),
-        (0xff1a, 0xff5e),
-    ];
+    const RANGES: &[(u32, u32)] =
+        &[(0x21, 0x2f), (0x3a, 0x7e), (0x2018, 0x201f), (0x3000, 0x3002), (0xff01, 0xff0f), (0xff1a, 0xff5e)];
     within(RANGES, c, class)
 }
 

@@ -3,7 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use std::time::Duration;
 
-/// How far a fetch has come. Cleared when dropped.
+/// How far some work has come. Cleared when dropped.
 pub(crate) struct Progress(ProgressBar);
 
 impl Progress {
