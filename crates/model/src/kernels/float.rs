@@ -163,6 +163,8 @@ macro_rules! operations {
 operations! {
     /// Sum of products of two vectors of one length.
     fn dot(a: &[f32], b: &[f32]) -> f32;
+    /// Four of them with one `a`, each to the same bits as [`Ops::dot`]: four chains hide the latency of one.
+    fn dot_4(a: &[f32], b: [&[f32]; 4]) -> [f32; 4];
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, all of one length.
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
     /// Rotates pairs `(x[2i], x[2i+1])` by the angles whose cosines and sines are given; the rest stays.
@@ -229,6 +231,25 @@ mod body {
             fma(&padded(a_rest), &padded(b_rest), &mut acc);
         }
         tree(acc)
+    }
+
+    #[inline(always)]
+    pub(super) fn dot_4<V: Vector>(a: &[f32], b: [&[f32]; 4]) -> [f32; 4] {
+        let b = b.map(|b| &b[..a.len()]);
+        let mut acc = [[0.0; LANES]; 4];
+        let (a_groups, a_rest) = a.as_chunks::<LANES>();
+        let b_groups = b.map(|b| &b.as_chunks::<LANES>().0[..a_groups.len()]);
+        for (i, x) in a_groups.iter().enumerate() {
+            for (b, acc) in b_groups.iter().zip(&mut acc) {
+                fma(x, &b[i], acc);
+            }
+        }
+        if !a_rest.is_empty() {
+            for (b, acc) in b.iter().zip(&mut acc) {
+                fma(&padded(a_rest), &padded(b.as_chunks::<LANES>().1), acc);
+            }
+        }
+        acc.map(tree)
     }
 
     #[inline(always)]
@@ -532,6 +553,10 @@ mod tests {
             let got = same_on_all(|ops| vec![ops.dot(&a, &b)])[0];
             let exact: f64 = a.iter().zip(&b).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
             assert!((f64::from(got) - exact).abs() < 1e-4, "{n}: {got} {exact}");
+            let c = values(n, 3, 2.0);
+            let four = same_on_all(|ops| ops.dot_4(&a, [&b, &a, &c, &b]).to_vec());
+            let single = same_on_all(|ops| [&b, &a, &c, &b].map(|x| ops.dot(&a, x)).to_vec());
+            assert_eq!(bits(&four), bits(&single), "{n}");
         }
     }
 

@@ -154,12 +154,18 @@ unsafe fn decoded(
         row.resize(acts.row_len(), 0.0);
         for (i, blocks) in weights.chunks_exact(row_bytes).enumerate() {
             to_floats(ty, blocks, row, ops);
-            for t in 0..acts.n_rows() {
-                let result = ops.dot(row, acts.row(t));
+            let store = |t: usize, result: f32| {
                 // SAFETY: as the caller promises.
                 let out = unsafe { out.slice(t, column + i, 1) };
                 out[0] = result;
+            };
+            let mut t = 0;
+            while t + WIDE <= acts.n_rows() {
+                let results = ops.dot_4(row, std::array::from_fn(|j| acts.row(t + j)));
+                results.into_iter().enumerate().for_each(|(j, result)| store(t + j, result));
+                t += WIDE;
             }
+            (t..acts.n_rows()).for_each(|t| store(t, ops.dot(row, acts.row(t))));
         }
     });
 }
