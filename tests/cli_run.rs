@@ -3,7 +3,6 @@
 mod common;
 
 use common::{Done, model, rawrz, run, run_with_input};
-use std::io::Read;
 use std::process::Stdio;
 
 const GREEDY: [&str; 6] = ["run", "smollm2", "--temp", "0", "-n", "24"];
@@ -172,6 +171,7 @@ fn a_reader_that_goes_away_is_no_error() {
 /// Starts a run that goes on for minutes, and sends it a signal once it has begun to talk.
 #[cfg(unix)]
 fn interrupt(more: &[&str], signals: &[&str], wait_for_text: bool) -> Done {
+    use std::io::Read;
     let mut child = rawrz()
         .args(["run", "smollm2", "--raw", "-p", "1, 2, 3, 4, 5,", "--temp", "0", "-n", "4000"])
         .args(more)
