@@ -45,23 +45,17 @@ const FEW_CHUNKS: usize = 3;
 
 #[test]
 fn smollm2_continues_as_the_reference() {
-    compare_generation("smollm2", 30);
+    compare_generation("smollm2");
 }
 
 #[test]
 fn gemma_continues_as_the_reference() {
-    compare_generation("gemma", 30);
+    compare_generation("gemma");
 }
 
 #[test]
 fn qwen_continues_as_the_reference() {
-    compare_generation("qwen", 10);
-}
-
-#[test]
-#[ignore = "many minutes"]
-fn qwen_continues_all_prompts_as_the_reference() {
-    compare_generation("qwen", 30);
+    compare_generation("qwen");
 }
 
 #[test]
@@ -174,12 +168,14 @@ impl std::fmt::Display for Differences {
     }
 }
 
-/// Greedy text, and the logprobs along the recorded text, of the first `n_prompts` prompts.
+/// Greedy text, and the logprobs along the recorded text, of every recorded prompt.
 ///
 /// A greedy text is the reference's exactly when, along the reference's text, our most likely token is the recorded
 /// one at every position; so one pass over prompt and text tells both, and where they part first.
-fn compare_generation(alias: &str, n_prompts: usize) {
-    let golden = &generation_golden(&format!("{alias}-f32"))[..n_prompts];
+fn compare_generation(alias: &str) {
+    let golden = &generation_golden(&format!("{alias}-f32"));
+    let n_prompts = golden.len();
+    let n_outputs: usize = golden.iter().map(|record| record.output_ids.len()).sum();
     let path = common::model(alias);
     let exact = open(&path, None, CONTEXT, Precision::Float);
     let fast = open(&path, None, CONTEXT, Precision::Quantized);
@@ -219,7 +215,7 @@ fn compare_generation(alias: &str, n_prompts: usize) {
     }
     println!("{alias:8} identical {identical} of {n_prompts}, worst gap {worst_gap:.5}, {differences}");
     println!("{alias:8} with 8-bit inputs {noise}");
-    assert_eq!(differences.n, n_prompts * N_OUTPUT * 5, "{alias}: every recorded logprob is compared");
+    assert_eq!(differences.n, n_outputs * 5, "{alias}: every recorded logprob is compared");
     assert!(identical * 10 >= n_prompts * 9, "{alias}: only {identical} texts are the reference's");
     assert!(worst_gap < 0.05, "{alias}: a text leaves the reference's where that was sure ({worst_gap})");
     assert!(differences.mean() <= 0.01, "{alias}: {differences}");
@@ -361,6 +357,6 @@ fn generation_golden(alias: &str) -> Vec<Record> {
         top: value["top"].as_array().unwrap().iter().map(pairs).collect(),
     };
     let records: Vec<Record> = golden["records"].as_array().unwrap().iter().map(record).collect();
-    assert_eq!(records.len(), 30);
+    assert!(!records.is_empty());
     records
 }

@@ -105,17 +105,35 @@ fn compare(alias: &str) {
     }
 }
 
-/// These three vocabularies lose nothing, so every line comes back from its ids, at once and in a stream.
+/// Every line comes back from its ids, at once and in a stream, but for what its vocabulary cannot hold.
 fn check_decoding(tokenizer: &Tokenizer, line: &str, plain: &[TokenId], parsed: &[TokenId]) {
-    assert_eq!(tokenizer.decode(plain, true), line);
-    assert_eq!(tokenizer.decode(parsed, true), line);
+    let expected = match tokenizer.find("\u{2581}") {
+        // SentencePiece writes spaces as U+2581, so the two cannot be told apart afterwards.
+        Some(_) if tokenizer.find("<start_of_turn>").is_some() => line.replace('\u{2581}', " "),
+        _ => line.to_owned(),
+    };
+    if !has_unknown_bytes(tokenizer, line) {
+        assert_eq!(tokenizer.decode(plain, true), expected);
+        assert_eq!(tokenizer.decode(parsed, true), expected);
+    }
     let mut decoder = StreamDecoder::new(tokenizer, true);
     let mut streamed = String::new();
     for &id in parsed {
         streamed.push_str(decoder.push(id));
     }
     streamed.push_str(decoder.finish());
-    assert_eq!(streamed, line);
+    assert_eq!(streamed, tokenizer.decode(parsed, true));
+}
+
+/// Whether a byte of the line is no token of a byte-level vocabulary: the reference drops it, and so do we. Smollm2
+/// lacks some control characters and the first byte of some planes.
+fn has_unknown_bytes(tokenizer: &Tokenizer, line: &str) -> bool {
+    let lost = |c: char| {
+        let options = EncodeOptions { add_special: false, parse_special: false };
+        let ids = tokenizer.encode(&c.to_string(), options).expect("a character encodes");
+        tokenizer.decode(&ids, true).trim_start() != c.to_string().trim_start()
+    };
+    tokenizer.find("<start_of_turn>").is_none() && line.chars().any(lost)
 }
 
 #[test]

@@ -107,17 +107,17 @@ def greedy(url, prompt_ids, n_predict=N_PREDICT, n_top=N_TOP):
 def record(args):
     prompts = json.loads((HERE / "prompts.json").read_text(encoding="utf-8"))
     records = []
-    for prompt in prompts:
+    for prompt in prompts[: args.first]:
         tokenized = post(
             args.url, "/tokenize", {"content": prompt["text"], "add_special": True, "parse_special": False}
         )
         ids = tokenized["tokens"]
-        records.append({"prompt": prompt["name"], "prompt_ids": ids, **greedy(args.url, ids)})
+        records.append({"prompt": prompt["name"], "prompt_ids": ids, **greedy(args.url, ids, args.predict)})
         print(prompt["name"], len(ids), flush=True)
     provenance = {
         "reference": args.version,
         "command": args.command,
-        "request": f"/completion temperature 0, n_predict {N_PREDICT}, n_probs {N_TOP}, cache_prompt off; asked again with what there is after an end-of-generation token",
+        "request": f"/completion temperature 0, n_predict {args.predict}, n_probs {N_TOP}, cache_prompt off; asked again with what there is after an end-of-generation token",
         "cpu": args.cpu,
         "model": pathlib.Path(args.model).name,
         "model_sha256": sha256(args.model),
@@ -153,6 +153,8 @@ def main():
     sub.add_argument("--url", default="http://127.0.0.1:8080")
     for name in ("--model", "--version", "--cpu", "--command", "--out"):
         sub.add_argument(name, required=True)
+    sub.add_argument("--first", type=int, help="record only the first so many prompts")
+    sub.add_argument("--predict", type=int, default=N_PREDICT, help="tokens of each continuation")
     sub.set_defaults(run=record)
     sub = commands.add_parser("compare")
     sub.add_argument("a")
