@@ -113,7 +113,7 @@ fn batch_width_and_threads_do_not_change_a_bit_of_tiny_models() {
 fn batch_width_and_threads_do_not_change_a_bit_of_a_real_model() {
     let golden = generation_golden("smollm2-f32");
     let medium = golden.iter().find(|record| record.prompt == "medium").unwrap();
-    check_invariance(&common::model("smollm2"), &medium.prompt_ids, CONTEXT);
+    check_invariance(&common::model("smollm2"), &medium.prompt_ids[..72], CONTEXT);
 }
 
 /// What was recorded for one prompt.
