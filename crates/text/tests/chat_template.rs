@@ -34,7 +34,7 @@ fn values_show_as_in_python() {
     let source =
         "{{ true }} {{ none }} {{ 1.0 }} {{ 2 }} {{ ['a', 1, none] }} {{ {'k': \"it's\"} }} {{ nothing }}|";
     assert_eq!(render(source), "True None 1.0 2 ['a', 1, None] {'k': \"it's\"} |");
-    assert_eq!(render("{{ true | string }}{{ 'a' ~ 1 }}"), "Truea1");
+    assert_eq!(render("{{ true | string }}{{ 'a' ~ 1 ~ none ~ nothing ~ [true] }}"), "Truea1None[True]");
 }
 
 #[test]
@@ -65,6 +65,22 @@ fn methods_of_python_exist() {
     assert_eq!(
         render(source),
         "Aba+bTrue[('k', 1)]d['x.y', 'z']ba('a', '=', 'b=c')('a=b', '=', 'c')('q', '', '')('', '', 'q')AB"
+    );
+}
+
+#[test]
+fn tests_are_those_of_python() {
+    assert_eq!(
+        render(
+            "{{ none is iterable }}{{ 'a' is iterable }}{{ [] is iterable }}{{ {} is iterable }}{{ 1 is iterable }}"
+        ),
+        "FalseTrueTrueTrueFalse"
+    );
+    assert_eq!(
+        render(
+            "{{ none is none }}{{ {} is mapping }}{{ 'a' is string }}{{ [] is sequence }}{{ x is defined }}"
+        ),
+        "TrueTrueTrueTrueFalse"
     );
 }
 
@@ -111,6 +127,11 @@ fn errors_name_the_line() {
     assert!(matches!(fail("a\n{{ 1 + 'x' }}"), TemplateError::Failed { line: 2, .. }));
     assert!(matches!(fail("{{ messages[0].x.y }}"), TemplateError::Failed { .. }));
     assert!(matches!(fail("{{ unknown_function() }}"), TemplateError::Failed { .. }));
+    let long_tag = format!("\n{{{{ {}1 }}}}", "not ".repeat(5000));
+    assert!(matches!(
+        ChatTemplate::new(&long_tag, None, &[]),
+        Err(TemplateError::TagTooLong { line: 2, .. })
+    ));
     let long = "x".repeat((1 << 17) + 1);
     assert!(matches!(ChatTemplate::new(&long, None, &[]), Err(TemplateError::TooLong { .. })));
     assert!(matches!(ChatTemplate::new("", Some(&long), &[]), Err(TemplateError::TooLong { .. })));
@@ -202,6 +223,9 @@ fn nested_and_shared_values_do_not_end_the_process() {
         "{{ ns.x }}",
         "{{ ns.x | string }}",
         "{{ 'a' ~ ns.x }}",
+        "{{ {ns.x: 1} | length }}",
+        "{{ ns.x | upper }}{{ ns.x | trim }}{{ ns.x | e }}{{ ns.x | replace('a', 'b') }}{{ ns.x | indent }}",
+        "{{ ns.x | map('upper') | list }}",
         "{{ 'a'.join([ns.x]) }}",
         "{{ [ns.x] | join('a') }}",
         "{{ '{} {}'.format(ns.x, ns.x) }}",
@@ -214,9 +238,12 @@ fn nested_and_shared_values_do_not_end_the_process() {
             let _ = template(&format!("{start}{end}")).render(&user("hi"));
         }
     }
-    assert!(matches!(fail(&format!("{deep}{{{{ ns.x | tojson }}}}")), TemplateError::Failed { .. }));
+    let nested = format!("{{% set ns = namespace(x=[]) %}}{}", repeat(500, "[ns.x]"));
+    assert!(matches!(fail(&format!("{nested}{{{{ ns.x | tojson }}}}")), TemplateError::Failed { .. }));
     assert_eq!(fail(&format!("{shared}{{{{ ns.x | tojson }}}}")), TemplateError::OutOfFuel);
-    assert_eq!(fail(&format!("{shared}{{{{ ns.x }}}}")), TemplateError::OutOfFuel);
+    for end in ["{{ ns.x }}", "{{ 'a' ~ ns.x }}", "{{ ns.x | upper }}", "{{ [ns.x] | join }}"] {
+        assert_eq!(fail(&format!("{shared}{end}")), TemplateError::OutOfFuel, "{end}");
+    }
 }
 
 #[test]

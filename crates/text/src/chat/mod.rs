@@ -6,11 +6,12 @@
 
 mod input;
 mod python;
+mod source;
 
 use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use rawrz_gguf::Gguf;
 
 use crate::TokenId;
@@ -18,7 +19,7 @@ use crate::json::Json;
 use crate::tokenizer::Tokenizer;
 pub use input::{ChatInput, LocalTime, Message, ToolCall};
 
-/// Longest template in bytes; the longest in use have about 20 KB. It bounds how deep an expression can nest.
+/// Longest template in bytes; the longest in use have about 20 KB.
 const MAX_TEMPLATE_BYTES: usize = 1 << 17;
 /// Steps that a template may take besides what its input pays for: about one per instruction and per 64 bytes made.
 const BASE_FUEL: u64 = 1 << 20;
@@ -29,7 +30,7 @@ const MAX_FUEL: u64 = 1 << 21;
 /// Stack that reading and rendering a template have. The template engine recurses over long chains of operators, and to
 /// show, compare and free nested values; tests show that the deepest of these that the limits above allow fit. It is only
 /// reserved: an honest template touches a few pages of it.
-const STACK_BYTES: usize = 512 << 20;
+const STACK_BYTES: usize = 256 << 20;
 /// Longest prompt besides what its input pays for, in bytes.
 const BASE_OUTPUT_BYTES: usize = 4 << 20;
 /// Deepest recursion of macros and loops; each level costs several steps of the interpreter's stack.
@@ -52,6 +53,16 @@ pub enum TemplateError {
         /// Its length in bytes.
         len_bytes: usize,
         /// The limit in bytes.
+        limit_bytes: usize,
+    },
+    /// A tag of the template is too long.
+    #[error(
+        "line {line} of the chat template has a tag of more than {limit_bytes} bytes, which is not supported"
+    )]
+    TagTooLong {
+        /// Where the tag starts, counted from 1.
+        line: usize,
+        /// The limit in bytes, text in quotes not counted.
         limit_bytes: usize,
     },
     /// The template is not valid.
@@ -133,18 +144,19 @@ impl ChatTemplate {
         source_with_tools: Option<&str>,
         tokens: &[(&'static str, Option<&str>)],
     ) -> Result<ChatTemplate, TemplateError> {
-        for source in [Some(source), source_with_tools].into_iter().flatten() {
+        let mut adapted = Vec::new();
+        for (name, source) in [(MAIN, Some(source)), (TOOLS, source_with_tools)] {
+            let Some(source) = source else { continue };
             if source.len() > MAX_TEMPLATE_BYTES {
                 let (len_bytes, limit_bytes) = (source.len(), MAX_TEMPLATE_BYTES);
                 return Err(TemplateError::TooLong { len_bytes, limit_bytes });
             }
+            adapted.push((name, source::adapt(source)?));
         }
         let environment = on_large_stack(|| {
             let mut environment = environment();
-            for (name, source) in [(MAIN, Some(source)), (TOOLS, source_with_tools)] {
-                let Some(source) = source else { continue };
-                let added = environment.add_template_owned(name, without_generation_tags(source));
-                added.map_err(|error| TemplateError::Syntax {
+            for (name, source) in adapted {
+                environment.add_template_owned(name, source).map_err(|error| TemplateError::Syntax {
                     line: error.line().unwrap_or(0),
                     what: describe(&error),
                 })?;
@@ -288,7 +300,14 @@ fn environment() -> Environment<'static> {
     });
     environment.add_filter("tojson", python::tojson);
     environment.add_filter("string", python::to_str);
-    environment.add_function("raise_exception", |message: &Value| -> Result<Value, Error> {
+    environment.add_filter("mapkey", python::map_key);
+    environment.add_test("iterable", python::is_iterable);
+    python::add_text_filters(&mut environment);
+    // These show values without regard to fuel, and no template in use needs them.
+    environment.remove_filter("pprint");
+    environment.remove_global("debug");
+    environment.add_function("raise_exception", |state: &State, message: &Value| -> Result<Value, Error> {
+        let message = python::to_str(state, message)?;
         Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
     });
     environment
@@ -320,39 +339,6 @@ fn failure(error: &Error) -> TemplateError {
         cause = std::error::Error::source(error);
     }
     TemplateError::Failed { line: error.line().unwrap_or(0), what: describe(error) }
-}
-
-/// The tags `{% generation %}` and `{% endgeneration %}` mark what a model is trained on and do nothing else. The
-/// template engine does not know them, so an `if` that always holds takes their place.
-fn without_generation_tags(source: &str) -> String {
-    let mut out = String::with_capacity(source.len());
-    let mut rest = source;
-    while let Some(at) = rest.find("{%") {
-        let (before, tag) = rest.split_at(at + 2);
-        out.push_str(before);
-        let inner = tag.trim_start_matches(['-', '+']);
-        let marker = &tag[..tag.len() - inner.len()];
-        let word = inner.trim_start();
-        let replaced = [("generation", "if true"), ("endgeneration", "endif")].into_iter().find_map(
-            |(name, instead)| {
-                let after = word.strip_prefix(name)?;
-                let end = after.trim_start().trim_start_matches(['-', '+']);
-                end.starts_with("%}").then_some((instead, after))
-            },
-        );
-        rest = match replaced {
-            Some((instead, after)) => {
-                out.push_str(marker);
-                out.push(' ');
-                out.push_str(instead);
-                out.push(' ');
-                after.trim_start()
-            }
-            None => tag,
-        };
-    }
-    out.push_str(rest);
-    out
 }
 
 /// How much a conversation is, to allow a template work in proportion.

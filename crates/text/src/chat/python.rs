@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-use minijinja::value::{Kwargs, Tuple, ValueKind, from_args};
-use minijinja::{Error, ErrorKind, State, Value};
+use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, ValueOrKwargs, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value, filters};
 
 use super::input::LocalTime;
 use crate::json::{float_text, write_string};
@@ -263,6 +263,85 @@ fn write_repr(out: &mut Out<'_, '_, '_>, value: &Value, depth: usize) -> Result<
         }
     }
     Ok(())
+}
+
+fn is_container(value: &Value) -> bool {
+    matches!(value.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable | ValueKind::Plain)
+}
+
+/// The test `iterable`: `None` is not, which templates rely on before they ask for a length.
+pub(super) fn is_iterable(value: &Value) -> bool {
+    let kind = value.kind();
+    matches!(kind, ValueKind::String | ValueKind::Undefined)
+        || kind != ValueKind::None && value.try_iter().is_ok()
+}
+
+/// A key of a `{..}`: anything but containers, which Python cannot hash either.
+pub(super) fn map_key(value: &Value) -> Result<Value, Error> {
+    match is_container(value) && !value.is_tuple() {
+        true => Err(Error::new(ErrorKind::NonKey, format!("{} cannot be a key", value.kind()))),
+        false => match value.is_tuple() && value.try_iter()?.any(|element| is_container(&element)) {
+            true => Err(Error::new(ErrorKind::NonKey, "a tuple of containers cannot be a key")),
+            false => Ok(value.clone()),
+        },
+    }
+}
+
+/// Filters that take text: what else they are given becomes text as in Python, which pays for it.
+pub(super) fn add_text_filters(environment: &mut Environment<'static>) {
+    let text_filters = [
+        ("e", Value::from_function(filters::escape)),
+        ("escape", Value::from_function(filters::escape)),
+        ("lower", Value::from_function(filters::lower)),
+        ("upper", Value::from_function(filters::upper)),
+        ("title", Value::from_function(filters::title)),
+        ("capitalize", Value::from_function(filters::capitalize)),
+        ("replace", Value::from_function(filters::replace)),
+        ("trim", Value::from_function(filters::trim)),
+        ("split", Value::from_function(filters::split)),
+        ("lines", Value::from_function(filters::lines)),
+        ("indent", Value::from_function(filters::indent)),
+        ("format", Value::from_function(filters::format)),
+    ];
+    for (name, filter) in text_filters {
+        environment.add_filter(
+            name,
+            move |state: &mut State, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+                let mut args = args.into_values();
+                for arg in &mut args {
+                    if is_container(arg) && !arg.is_kwargs() {
+                        *arg = Value::from(to_str(state, arg)?);
+                    }
+                }
+                filter.call(state, &args)
+            },
+        );
+    }
+    let join = Value::from_function(filters::join);
+    environment.add_filter(
+        "join",
+        move |state: &mut State, list: &Value, args: Rest<ValueOrKwargs>| -> Result<Value, Error> {
+            let mut args = args.into_values();
+            // An attribute is looked up in the elements, so they must stay what they are.
+            let by_attribute = args.len() > 1 || args.iter().any(Value::is_kwargs);
+            let list = match list.kind() {
+                ValueKind::Seq | ValueKind::Map | ValueKind::Iterable if !by_attribute => {
+                    let mut texts = Vec::new();
+                    for element in list.try_iter()?.checked() {
+                        let element = element?;
+                        texts.push(match is_container(&element) {
+                            true => Value::from(to_str(state, &element)?),
+                            false => element,
+                        });
+                    }
+                    Value::from(texts)
+                }
+                _ => list.clone(),
+            };
+            args.insert(0, list);
+            join.call(state, &args)
+        },
+    );
 }
 
 fn repr_string(out: &mut String, text: &str) {
