@@ -7,7 +7,6 @@ mod cli;
 mod commands;
 mod exit;
 mod fetch;
-mod files;
 mod interrupt;
 mod locate;
 mod output;

@@ -1,10 +1,9 @@
 //! `rawrz inspect MODEL`
 
 use crate::cli::InspectArgs;
-use crate::files::ModelFiles;
 use crate::locate;
 use crate::output::{Output, printable};
-use rawrz_engine::Size;
+use rawrz_engine::{ModelFiles, Size};
 use rawrz_gguf::{Array, ShardSet, Value};
 use serde_json::{Map, Value as Json, json};
 use std::collections::BTreeMap;

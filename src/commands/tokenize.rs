@@ -2,10 +2,10 @@
 
 use crate::cli::TokenizeArgs;
 use crate::exit::Usage;
-use crate::files::ModelFiles;
 use crate::locate;
 use crate::output::Output;
 use anyhow::Context;
+use rawrz_engine::ModelFiles;
 use rawrz_text::{EncodeOptions, Tokenizer};
 use std::io::{IsTerminal, Read};
 

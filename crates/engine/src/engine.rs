@@ -1,12 +1,13 @@
 //! A loaded model: files mapped, tensors bound, memory accounted for.
 
 use crate::error::{OpenError, RunError};
-use rawrz_gguf::{Gguf, ShardSet, discover};
+use crate::files::ModelFiles;
+use rawrz_gguf::{Gguf, ShardSet};
 use rawrz_model::{Isa, Model, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
-use rawrz_residency::{MappedSource, PartedFile, Source};
+use rawrz_residency::{MappedSource, Source};
 use rawrz_text::{ChatTemplate, Tokenizer};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,9 +22,6 @@ const THREAD_BYTES: u64 = 256 << 10;
 /// The program itself: its code, libraries, and what small allocations add up to. Measured on Linux as the
 /// peak of a run less all other entries of the ledger, rounded up.
 const PROGRAM_BYTES: u64 = 16 << 20;
-
-/// Parts of a header that is spread over raw byte parts are joined in steps that grow by this factor.
-const HEADER_GROWTH: u64 = 4;
 
 /// How to open a model.
 #[derive(Clone, Debug, Default)]
@@ -65,7 +63,7 @@ impl Engine {
     /// anything of size is allocated.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<Engine>, OpenError> {
         let started = Instant::now();
-        let files = Files::open(path)?;
+        let files = ModelFiles::open(path)?;
         Engine::assemble(files.shards, Box::new(files.source), options, started)
     }
 
@@ -76,7 +74,7 @@ impl Engine {
         wrap: impl FnOnce(MappedSource) -> Box<dyn Source>,
     ) -> Result<Arc<Engine>, OpenError> {
         let started = Instant::now();
-        let files = Files::open(path)?;
+        let files = ModelFiles::open(path)?;
         Engine::assemble(files.shards, wrap(files.source), options, started)
     }
 
@@ -194,42 +192,6 @@ impl Engine {
 
 /// Names of ledger lines that are looked up again.
 const KV_CACHE: &str = "KV cache";
-
-/// The files of a model: mapped, their headers parsed.
-struct Files {
-    source: MappedSource,
-    shards: ShardSet,
-}
-
-impl Files {
-    fn open(path: &Path) -> Result<Files, OpenError> {
-        let paths = discover(path)?;
-        let files = paths.iter().map(|parts| PartedFile::open(parts)).collect::<Result<_, _>>()?;
-        let source = MappedSource::new(files)?;
-        let headers = paths.iter().enumerate().map(|(file, parts)| read_header(&source, file, parts));
-        let shards = ShardSet::new(headers.collect::<Result<_, _>>()?).map_err(OpenError::Shards)?;
-        Ok(Files { source, shards })
-    }
-}
-
-/// Parses the header of logical file `file`: in place, or from a joined copy when it runs past the first part.
-fn read_header(source: &MappedSource, file: usize, parts: &[PathBuf]) -> Result<Gguf, OpenError> {
-    let file_len = source.file_len_bytes(file);
-    let mut bytes = source.first_part(file);
-    loop {
-        let parsed = Gguf::parse(Arc::new(bytes.clone()), file_len);
-        // A file that failed meanwhile reads as zeros, so whatever was parsed then means nothing.
-        source.check(file)?;
-        let have = bytes.as_ref().len() as u64;
-        match parsed {
-            Ok(gguf) => return Ok(gguf),
-            Err(rawrz_gguf::Error::Truncated { .. }) if have < file_len => {
-                bytes = source.joined_prefix(file, have.saturating_mul(HEADER_GROWTH).max(1 << 20))?;
-            }
-            Err(source) => return Err(OpenError::Gguf { path: parts[0].clone(), source }),
-        }
-    }
-}
 
 fn isa_from_environment() -> Result<Isa, OpenError> {
     match std::env::var("RAWRZ_ISA") {

@@ -20,7 +20,7 @@ pub enum OpenError {
     /// A file went bad while its header was read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// A file is not a GGUF that we read.
+    /// A file is not a GGUF that we read, or the shards do not form one model.
     #[error("{path}: {source}", path = path.display())]
     Gguf {
         /// The file.
@@ -28,9 +28,14 @@ pub enum OpenError {
         /// What is wrong with it.
         source: rawrz_gguf::Error,
     },
-    /// The shards do not form one model.
-    #[error(transparent)]
-    Shards(rawrz_gguf::Error),
+    /// A header that is spread over raw byte parts is longer than any real one.
+    #[error("{path}: its header is spread over parts and larger than {}", Size(*limit_bytes), path = path.display())]
+    HeaderTooLong {
+        /// The first part.
+        path: PathBuf,
+        /// The longest that is joined.
+        limit_bytes: u64,
+    },
     /// The model is not one that we run.
     #[error(transparent)]
     Bind(#[from] BindError),

@@ -20,6 +20,7 @@
 mod cancel;
 mod engine;
 mod error;
+mod files;
 mod generate;
 mod logprobs;
 mod sampler;
@@ -29,6 +30,7 @@ mod stop;
 pub use cancel::Cancel;
 pub use engine::{Engine, OpenOptions};
 pub use error::{OpenError, RunError};
+pub use files::ModelFiles;
 pub use generate::{FinishReason, GenerateOptions, Generated, generate};
 pub use logprobs::{TokenLogprob, logprob_of, top_logprobs};
 pub use rawrz_model::{Config, Isa, Precision};
