@@ -205,6 +205,15 @@ impl Config {
         })
     }
 
+    /// An error unless whole heads rotate: for architectures that know nothing else.
+    pub(crate) fn check_whole_heads_rotate(&self, keys: &Keys<'_>) -> Result<(), BindError> {
+        if self.rope_dim == self.head_dim {
+            return Ok(());
+        }
+        let problem = format!("{} where a head has {}", self.rope_dim, self.head_dim);
+        Err(keys.bad("rope.dimension_count", problem))
+    }
+
     /// Length of all query heads of a token.
     pub fn query_len(&self) -> usize {
         self.n_heads * self.head_dim

@@ -1,25 +1,18 @@
 //! `llama`: Llama 1 to 3, Mistral, Codestral, SmolLM2 and their kin (arXiv 2302.13971, 2407.21783).
 
-use crate::blocks::{Buffers, FeedForward, Gate, Head, Pass, Rotation, SelfAttention, Window, read_vector};
+use crate::blocks::{Buffers, DecoderLayer, Head, Pass, Rotation, read_vector};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::kernels::Ops;
 use crate::rope::Rope;
-use crate::weights::{Binder, Matrix, Vector};
+use crate::weights::{Binder, Matrix};
 use rawrz_residency::Source;
 
 pub(crate) struct Llama {
     token_embd: Matrix,
-    layers: Vec<Layer>,
+    layers: Vec<DecoderLayer>,
     head: Head,
     rope: Rope,
-}
-
-struct Layer {
-    attention_norm: Vector,
-    attention: SelfAttention,
-    ffn_norm: Vector,
-    ffn: FeedForward,
 }
 
 impl Llama {
@@ -32,22 +25,10 @@ impl Llama {
         source: &dyn Source,
         ops: &Ops,
     ) -> Result<Llama, BindError> {
-        if config.rope_dim != config.head_dim {
-            return Err(BindError::BadValue {
-                key: keys.name("rope.dimension_count"),
-                problem: format!("{} where a head has {}", config.rope_dim, config.head_dim),
-            });
-        }
+        config.check_whole_heads_rotate(keys)?;
         let token_embd = binder.table("token_embd.weight", config.dim, config.vocab_len)?;
         let layers = (0..config.n_layers)
-            .map(|layer| {
-                Ok(Layer {
-                    attention_norm: binder.vector(&format!("blk.{layer}.attn_norm.weight"), config.dim)?,
-                    attention: SelfAttention::bind(binder, config, layer, false, true)?,
-                    ffn_norm: binder.vector(&format!("blk.{layer}.ffn_norm.weight"), config.dim)?,
-                    ffn: FeedForward::bind(binder, config, layer, true)?,
-                })
-            })
+            .map(|layer| DecoderLayer::bind(binder, config, layer, true))
             .collect::<Result<_, BindError>>()?;
         // Llama 3.1 and later divide each angle by a factor of its own.
         let mut divisors = Vec::new();
@@ -72,17 +53,10 @@ impl Llama {
         first_output: usize,
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), PassError> {
-        let eps = config.rms_eps;
-        let scale = 1.0 / (config.head_dim as f32).sqrt();
         let table = self.rope.table(pass.start(), pass.n_tokens());
         pass.embed(&self.token_embd, &mut b.x)?;
         for (i, layer) in self.layers.iter().enumerate() {
-            pass.rms_norm(&b.x, &layer.attention_norm, eps, &mut b.h)?;
-            layer.attention.forward(pass, config, i, Rotation::Adjacent, &table, Window::Full, scale, b)?;
-            pass.add(&mut b.x, &b.h);
-            pass.rms_norm(&b.x, &layer.ffn_norm, eps, &mut b.h)?;
-            layer.ffn.forward(pass, Gate::Silu, b)?;
-            pass.add(&mut b.x, &b.h);
+            layer.forward(pass, config, i, Rotation::Adjacent, &table, b)?;
         }
         self.head.forward(pass, config, first_output, 0.0, b, on_logits)
     }

@@ -5,10 +5,12 @@
 //! [`feed_forward`]; an architecture puts blocks in its order.
 
 mod attention;
+mod decoder;
 mod feed_forward;
 mod head;
 
 pub(crate) use attention::{SelfAttention, Window};
+pub(crate) use decoder::DecoderLayer;
 pub(crate) use feed_forward::{FeedForward, Gate};
 pub(crate) use head::{Head, MAX_OUTPUT_ROWS};
 

@@ -1,0 +1,53 @@
+//! The pre-norm decoder layer that `llama` brought and its kin share: attention, then a SiLU-gated feed-forward
+//! block, each on a normed copy of the residual stream and added to it.
+
+use super::{Buffers, FeedForward, Gate, Pass, Rotation, SelfAttention, Window};
+use crate::config::Config;
+use crate::error::{BindError, PassError};
+use crate::rope::RopeTable;
+use crate::weights::{Binder, Vector};
+
+/// Weights of one layer.
+pub(crate) struct DecoderLayer {
+    attention_norm: Vector,
+    attention: SelfAttention,
+    ffn_norm: Vector,
+    ffn: FeedForward,
+}
+
+impl DecoderLayer {
+    /// Binds `blk.LAYER.*`. `biases` says whether the architecture knows biases besides those of q, k and v.
+    pub(crate) fn bind(
+        binder: &mut Binder<'_>,
+        config: &Config,
+        layer: usize,
+        biases: bool,
+    ) -> Result<DecoderLayer, BindError> {
+        Ok(DecoderLayer {
+            attention_norm: binder.vector(&format!("blk.{layer}.attn_norm.weight"), config.dim)?,
+            attention: SelfAttention::bind(binder, config, layer, false, biases)?,
+            ffn_norm: binder.vector(&format!("blk.{layer}.ffn_norm.weight"), config.dim)?,
+            ffn: FeedForward::bind(binder, config, layer, biases)?,
+        })
+    }
+
+    /// Adds what the layer has to say to the residual stream, `b.x`.
+    pub(crate) fn forward(
+        &self,
+        pass: &mut Pass<'_>,
+        config: &Config,
+        layer: usize,
+        rotation: Rotation,
+        table: &RopeTable,
+        b: &mut Buffers,
+    ) -> Result<(), PassError> {
+        let (eps, scale) = (config.rms_eps, 1.0 / (config.head_dim as f32).sqrt());
+        pass.rms_norm(&b.x, &self.attention_norm, eps, &mut b.h)?;
+        self.attention.forward(pass, config, layer, rotation, table, Window::Full, scale, b)?;
+        pass.add(&mut b.x, &b.h);
+        pass.rms_norm(&b.x, &self.ffn_norm, eps, &mut b.h)?;
+        self.ffn.forward(pass, Gate::Silu, b)?;
+        pass.add(&mut b.x, &b.h);
+        Ok(())
+    }
+}
