@@ -162,3 +162,15 @@ fn raw_parts_open_as_the_file_they_came_from() {
     let error = run(["inspect", text(&folder.path().join("m.gguf.part00"))]).failed(1);
     assert!(error.contains("part"), "{error}");
 }
+
+#[test]
+fn a_cause_is_told_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("bad.gguf");
+    std::fs::write(&path, b"GGUF\x63\0\0\0").unwrap();
+    for command in ["run", "inspect", "tokenize"] {
+        let error = run([command, text(&path)]).failed(1);
+        assert_eq!(error.matches("GGUF version 99").count(), 1, "{command}: {error}");
+        assert_eq!(error.matches("bad.gguf").count(), 1, "{command}: {error}");
+    }
+}

@@ -21,7 +21,7 @@ pub enum OpenError {
     #[error(transparent)]
     Read(#[from] ReadError),
     /// A file is not a GGUF that we read, or the shards do not form one model.
-    #[error("{path}: {source}", path = path.display())]
+    #[error("{path}", path = path.display())]
     Gguf {
         /// The file.
         path: PathBuf,

@@ -58,7 +58,7 @@ pub enum DiscoverError {
         second: PathBuf,
     },
     /// The operating system refused.
-    #[error("{}: {source}", path.display())]
+    #[error("{}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,

@@ -64,7 +64,7 @@ pub enum BindError {
         ty: TensorType,
     },
     /// A tensor that is needed to bind the others could not be read.
-    #[error("tensor {name}: {source}")]
+    #[error("tensor {name}")]
     Unreadable {
         /// The tensor.
         name: String,

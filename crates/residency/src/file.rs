@@ -10,7 +10,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// The operating system refused.
-    #[error("opening {path}: {source}", path = path.display())]
+    #[error("opening {path}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,

@@ -10,7 +10,7 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 pub enum ReadError {
     /// The operating system reported an error.
-    #[error("reading {path} at byte {offset}: {source}", path = path.display())]
+    #[error("reading {path} at byte {offset}", path = path.display())]
     Io {
         /// The file.
         path: PathBuf,
