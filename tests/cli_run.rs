@@ -3,6 +3,8 @@
 mod common;
 
 use common::{Done, model, rawrz, run, run_with_input};
+use rawrz_gguf::{Gguf, Header, Writer};
+use std::path::Path;
 use std::process::Stdio;
 
 const GREEDY: [&str; 6] = ["run", "smollm2", "--temp", "0", "-n", "24"];
@@ -125,6 +127,30 @@ fn a_model_without_a_template_gets_the_text_as_it_is_and_says_so() {
     let fallback = run(base.iter().chain(&["--chat-fallback"])).json();
     assert!(fallback["prompt_tokens"].as_u64() > plain["prompt_tokens"].as_u64());
     run(base.iter().chain(&["--system", "x"])).failed(2);
+}
+
+#[test]
+fn a_broken_template_is_an_error_of_those_who_use_it() {
+    let tiny = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/tiny/llama-linear.gguf");
+    let bytes = std::fs::read(tiny).unwrap();
+    let gguf = Gguf::from_vec(bytes.clone()).unwrap();
+    let mut header = Header::copy_of(&gguf).unwrap();
+    header.set("tokenizer.chat_template", "{% if messages %}").unwrap();
+    let mut writer = Writer::start(Vec::new(), &header).unwrap();
+    for tensor in gguf.tensors() {
+        let at = tensor.file_offset as usize;
+        writer.write_tensor(tensor.name, &bytes[at..at + tensor.len_bytes as usize]).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("broken.gguf");
+    std::fs::write(&path, writer.finish().unwrap()).unwrap();
+    let path = path.to_str().unwrap();
+
+    let base = ["run", path, "-p", "Hi", "--temp", "0", "-n", "4", "--ctx", "64"];
+    let error = run(base).failed(1);
+    assert!(error.contains("chat template is not valid") && error.contains("--raw"), "{error}");
+    run(base.iter().chain(&["--raw"])).ok();
+    run(base.iter().chain(&["--chat-fallback"])).ok();
 }
 
 #[test]

@@ -20,7 +20,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
     let path = if is_here { path } else { pull::built_in(model)? };
 
     let engine = run::open(&path, &Limits { memory: Some(BUDGET_BYTES), ..Limits::default() }, None)?;
-    let template = engine.chat_template().context("the default model has lost its chat template")?;
+    let template = engine.chat_template()?.context("the default model has lost its chat template")?;
     let tokens = prompt::chat(&engine, template, None, PROMPT)?;
     let cancel = interrupt::cancel_on_signal()?;
     // The most probable token each time: everyone sees the same answer.

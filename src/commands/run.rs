@@ -3,11 +3,12 @@
 use crate::cli::{self, Limits, RunArgs, SamplingArgs};
 use crate::exit::{Interrupted, Usage};
 use crate::output::Output;
+use crate::progress::Progress;
 use crate::{interrupt, locate, prompt, report};
 use anyhow::Context;
 use rawrz_engine::{
-    Cancel, Engine, FinishReason, GenerateOptions, Generated, OpenError, OpenOptions, Precision, RunError,
-    SamplerOptions, Session, generate, process_memory,
+    Cancel, Engine, Event, FinishReason, GenerateOptions, Generated, OpenError, OpenOptions, Precision,
+    RunError, SamplerOptions, Session, generate, process_memory,
 };
 use rawrz_text::{ChatTemplate, TokenId};
 use serde_json::{Value as Json, json};
@@ -68,7 +69,14 @@ fn prompt_tokens(engine: &Engine, args: &RunArgs, text: &str) -> anyhow::Result<
         return prompt::raw(engine, text);
     }
     let fallback = args.chat_fallback.then(ChatTemplate::fallback);
-    match engine.chat_template().or(fallback.as_ref()) {
+    let own = match engine.chat_template() {
+        // What was asked for stands in for a template that does not work as well as for none.
+        Err(_) if fallback.is_some() => None,
+        other => {
+            other.context("--raw runs this model without its chat template, --chat-fallback with ChatML")?
+        }
+    };
+    match own.or(fallback.as_ref()) {
         Some(template) => prompt::chat(engine, template, args.system.as_deref(), text),
         None if args.system.is_some() => {
             let problem = "this model has no chat template for --system; add --chat-fallback for ChatML";
@@ -93,16 +101,24 @@ pub(crate) fn answer(
 ) -> anyhow::Result<Generated> {
     let mut session = Session::new(engine).context("there is no memory for a session")?;
     let mut written = Ok(());
-    let mut on_text = |text: &str| {
-        if let (Some(out), Ok(())) = (&mut out, &written) {
-            written = out.text(text);
-            if written.is_err() {
-                // Nobody reads on.
-                cancel.cancel();
+    let mut reading = None;
+    let mut on_event = |event: Event<'_>| match event {
+        Event::Prompt { done, total } if done < total => {
+            reading.get_or_insert_with(|| Progress::steps("prompt tokens", total as u64)).at(done as u64);
+        }
+        Event::Prompt { .. } => reading = None,
+        Event::Text(text) => {
+            if let (Some(out), Ok(())) = (&mut out, &written) {
+                written = out.text(text);
+                if written.is_err() {
+                    // Nobody reads on.
+                    cancel.cancel();
+                }
             }
         }
     };
-    let generated = generate(&mut session, prompt, options, cancel, &mut on_text);
+    let generated = generate(&mut session, prompt, options, cancel, &mut on_event);
+    drop(reading);
     written?;
     match generated {
         Err(error @ RunError::Pass(_)) => {

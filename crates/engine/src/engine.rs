@@ -6,7 +6,7 @@ use rawrz_gguf::{Gguf, ShardSet};
 use rawrz_model::{Isa, Model, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
 use rawrz_residency::{MappedSource, Source};
-use rawrz_text::{ChatTemplate, Tokenizer};
+use rawrz_text::{ChatTemplate, TemplateError, Tokenizer};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -45,7 +45,8 @@ pub struct Engine {
     source: Box<dyn Source>,
     shards: ShardSet,
     tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
+    /// A template that does not compile is an error of those who use it: the model runs without.
+    template: Result<Option<ChatTemplate>, TemplateError>,
     runner: Mutex<Runner>,
     n_threads: usize,
     context_len: usize,
@@ -97,7 +98,7 @@ impl Engine {
         let budget_bytes = options.memory_bytes.or_else(default_budget_bytes).unwrap_or(u64::MAX);
         let (context_len, ledger) = plan_memory(&shards, &model, n_threads, budget_bytes, options.ctx_len)?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
-        let template = ChatTemplate::from_gguf(shards.first(), &tokenizer)?;
+        let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
         Ok(Arc::new(Engine {
             runner: Mutex::new(Runner::new(n_threads, isa, options.precision)),
             model,
@@ -120,8 +121,11 @@ impl Engine {
     }
 
     /// The chat template that the model names, if it names one.
-    pub fn chat_template(&self) -> Option<&ChatTemplate> {
-        self.template.as_ref()
+    ///
+    /// # Errors
+    /// When it is not valid; the model runs raw prompts all the same.
+    pub fn chat_template(&self) -> Result<Option<&ChatTemplate>, TemplateError> {
+        self.template.as_ref().map(Option::as_ref).map_err(Clone::clone)
     }
 
     /// Metadata and tensor directory.

@@ -3,7 +3,7 @@
 use rawrz_model::{BindError, PassError};
 use rawrz_residency::budget::{BelowFloor, Size};
 use rawrz_residency::{OpenError as FileError, ReadError};
-use rawrz_text::{TemplateError, TokenizerError};
+use rawrz_text::TokenizerError;
 use std::path::PathBuf;
 use thiserror::Error;
 
@@ -42,9 +42,6 @@ pub enum OpenError {
     /// Its tokenizer is not one that we have.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
-    /// Its chat template does not compile.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
     /// The model does not fit the budget.
     #[error(transparent)]
     Budget(#[from] BelowFloor),

@@ -91,8 +91,23 @@ fn rate(n: usize, time: Duration) -> f64 {
     if n == 0 || time.is_zero() { 0.0 } else { n as f64 / time.as_secs_f64() }
 }
 
-/// Continues `prompt` on `session`, calling `on_text` with each piece of text as soon as it is known: whole
-/// characters, and nothing that may turn out to be part of a stop string.
+/// What [`generate`] tells while it works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event<'a> {
+    /// So many of the prompt's tokens are in the timeline: those that were there already at first, then more with
+    /// each batch.
+    Prompt {
+        /// Tokens of the prompt in the timeline.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// The next piece of text: whole characters, and nothing that may turn out to be part of a stop string.
+    Text(&'a str),
+}
+
+/// Continues `prompt` on `session`, calling `on_event` as the prompt is read and with each piece of text as soon as
+/// it is known.
 ///
 /// Cancelling ends the generation with what there is. After an error the session stays usable.
 pub fn generate(
@@ -100,7 +115,7 @@ pub fn generate(
     prompt: &[TokenId],
     options: &GenerateOptions,
     cancel: &Cancel,
-    on_text: &mut dyn FnMut(&str),
+    on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<Generated, RunError> {
     let engine = Arc::clone(session.engine());
     let tokenizer = engine.tokenizer();
@@ -116,7 +131,8 @@ pub fn generate(
         decode_passes: 0,
     };
     let started = Instant::now();
-    match session.sync(prompt, cancel) {
+    let total = prompt.len();
+    match session.sync_watched(prompt, cancel, &mut |done| on_event(Event::Prompt { done, total })) {
         Ok(stats) => out.reused_tokens = stats.reused,
         Err(RunError::Cancelled) => {
             return Ok(Generated {
@@ -137,7 +153,7 @@ pub fn generate(
     let mut emit = |text: &str, out: &mut Generated| {
         if !text.is_empty() {
             out.text.push_str(text);
-            on_text(text);
+            on_event(Event::Text(text));
         }
     };
     while out.tokens.len() < options.max_tokens {

@@ -1,12 +1,16 @@
 //! A loaded model ([`Engine`]), one timeline of tokens ([`Session`]), the sampler and the generation loop.
 //!
 //! ```no_run
-//! use rawrz_engine::{Cancel, Engine, GenerateOptions, OpenOptions, Session, generate};
+//! use rawrz_engine::{Cancel, Engine, Event, GenerateOptions, OpenOptions, Session, generate};
 //!
 //! let engine = Engine::open("model.gguf".as_ref(), &OpenOptions::default())?;
 //! let prompt = engine.tokenizer().encode("Once upon a time", Default::default())?;
 //! let mut session = Session::new(&engine)?;
-//! let mut print = |text: &str| print!("{text}");
+//! let mut print = |event: Event| {
+//!     if let Event::Text(text) = event {
+//!         print!("{text}");
+//!     }
+//! };
 //! generate(&mut session, &prompt, &GenerateOptions::default(), &Cancel::default(), &mut print)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -31,7 +35,7 @@ pub use cancel::Cancel;
 pub use engine::{Engine, OpenOptions};
 pub use error::{OpenError, RunError};
 pub use files::ModelFiles;
-pub use generate::{FinishReason, GenerateOptions, Generated, generate};
+pub use generate::{Event, FinishReason, GenerateOptions, Generated, generate};
 pub use logprobs::{TokenLogprob, logprob_of, top_logprobs};
 pub use rawrz_model::{Config, Isa, Precision};
 pub use rawrz_residency::budget::{Entry, Ledger, Size, default_budget_bytes};

@@ -61,6 +61,17 @@ impl Session {
     /// When it fails or is cancelled the timeline holds the part of `tokens` that was computed, so that a later
     /// call goes on from there.
     pub fn sync(&mut self, tokens: &[TokenId], cancel: &Cancel) -> Result<SyncStats, RunError> {
+        self.sync_watched(tokens, cancel, &mut |_| ())
+    }
+
+    /// As [`Session::sync`]; `on_progress` is called with the number of tokens that the timeline holds, at first
+    /// and after each batch.
+    pub fn sync_watched(
+        &mut self,
+        tokens: &[TokenId],
+        cancel: &Cancel,
+        on_progress: &mut dyn FnMut(usize),
+    ) -> Result<SyncStats, RunError> {
         self.check_len(tokens)?;
         let mut reused = self.common_prefix(tokens);
         if reused == tokens.len() {
@@ -71,10 +82,11 @@ impl Session {
             reused -= 1;
         }
         self.truncate(reused);
+        on_progress(reused);
         let mut logits = Vec::new();
-        self.advance(&tokens[reused..], tokens.len() - 1 - reused, cancel, &mut |_, row| {
-            logits.extend_from_slice(row);
-        })?;
+        let mut on_logits = |_: usize, row: &[f32]| logits.extend_from_slice(row);
+        let first_output = tokens.len() - 1 - reused;
+        self.advance(&tokens[reused..], first_output, cancel, &mut on_logits, on_progress)?;
         self.logits = logits;
         Ok(SyncStats { reused, computed: tokens.len() - reused })
     }
@@ -93,7 +105,7 @@ impl Session {
         self.check_len(tokens)?;
         let reused = self.common_prefix(tokens).min(first).min(tokens.len() - 1);
         self.truncate(reused);
-        self.advance(&tokens[reused..], first.saturating_sub(reused), cancel, on_logits)
+        self.advance(&tokens[reused..], first.saturating_sub(reused), cancel, on_logits, &mut |_| ())
     }
 
     fn check_len(&self, tokens: &[TokenId]) -> Result<(), RunError> {
@@ -122,6 +134,7 @@ impl Session {
         first_output: usize,
         cancel: &Cancel,
         on_logits: &mut dyn FnMut(usize, &[f32]),
+        on_progress: &mut dyn FnMut(usize),
     ) -> Result<(), RunError> {
         let model = self.engine.model();
         let batch_len = model.batch_len();
@@ -132,7 +145,9 @@ impl Session {
             let first = first_output.saturating_sub(i * batch_len).min(batch.len());
             let mut runner = self.engine.runner();
             model.forward(&mut runner, self.engine.source(), &mut self.cache, batch, first, on_logits)?;
+            drop(runner);
             self.tokens.extend_from_slice(batch);
+            on_progress(self.tokens.len());
         }
         Ok(())
     }

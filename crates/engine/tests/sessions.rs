@@ -1,6 +1,6 @@
 //! Engine and sessions on a tiny model: reuse, cancelling, budgets, and every fault at every moment.
 
-use rawrz_engine::{Cancel, Engine, FinishReason, GenerateOptions, OpenError, OpenOptions, RunError};
+use rawrz_engine::{Cancel, Engine, Event, FinishReason, GenerateOptions, OpenError, OpenOptions, RunError};
 use rawrz_engine::{Sampler, SamplerOptions, Session, SyncStats, generate};
 use rawrz_residency::{Fault, FaultySource, MappedSource};
 use std::path::{Path, PathBuf};
@@ -87,7 +87,13 @@ fn generation_ends_for_each_reason() {
         ..GenerateOptions::default()
     };
     let mut streamed = String::new();
-    let made = generate(&mut session, &tokens(4), &greedy(12), &none, &mut |t| streamed.push_str(t)).unwrap();
+    let mut prompt = Vec::new();
+    let mut on_event = |event: Event<'_>| match event {
+        Event::Prompt { done, total } => prompt.push((done, total)),
+        Event::Text(text) => streamed.push_str(text),
+    };
+    let made = generate(&mut session, &tokens(4), &greedy(12), &none, &mut on_event).unwrap();
+    assert_eq!(prompt, [(0, 4), (4, 4)]);
     assert_eq!((made.finish, made.tokens.len()), (FinishReason::MaxTokens, 12));
     assert_eq!(made.text, streamed);
     let full = generate(&mut session, &tokens(4), &greedy(1000), &none, &mut |_| ()).unwrap();

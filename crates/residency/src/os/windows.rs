@@ -77,3 +77,48 @@ pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
     // SAFETY: one valid range entry, of memory that is mapped.
     unsafe { PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0) };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Extent, MappedSource, PartedFile, PassPlan, Source};
+    use windows_sys::Win32::System::Diagnostics::Debug::RaiseException;
+
+    /// What the system raises when the device below a mapped page fails, with its arguments: reading, the
+    /// address, and the status of the device.
+    fn raise_in_page_error(address: *const u8) {
+        const STATUS_DEVICE_NOT_CONNECTED: usize = 0xC000_009D;
+        let arguments = [0, address as usize, STATUS_DEVICE_NOT_CONNECTED];
+        // SAFETY: the arguments are as many as are said, and the handler goes on after it.
+        unsafe { RaiseException(EXCEPTION_IN_PAGE_ERROR as u32, 0, 3, arguments.as_ptr()) };
+    }
+
+    #[test]
+    fn a_device_that_fails_under_a_map_is_an_error_and_the_next_map_works() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("weights");
+        let len = 5 * COMMIT_BYTES + 123;
+        std::fs::write(&path, vec![0xAA; len]).unwrap();
+        let open = || MappedSource::new(vec![PartedFile::open(&[path.clone()]).unwrap()]).unwrap();
+        let all = Extent { file: 0, offset: 0, len: len as u64 };
+
+        for failing_at in [0, 3 * COMMIT_BYTES + 17, len - 1] {
+            let source = open();
+            source.begin_pass(&PassPlan::default()).unwrap();
+            let lease = source.lease(all).unwrap();
+            assert!(lease.iter().all(|byte| *byte == 0xAA));
+            raise_in_page_error(&lease[failing_at]);
+            // Everything stays readable, from other threads too.
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| assert!(lease.iter().all(|byte| *byte == 0)));
+                }
+            });
+            assert!(lease.release().is_err());
+            assert!(source.end_pass().is_err());
+            assert!(source.begin_pass(&PassPlan::default()).is_err(), "the file stays refused");
+            drop(source);
+            assert!(open().lease(all).unwrap().iter().all(|byte| *byte == 0xAA));
+        }
+    }
+}
