@@ -30,6 +30,12 @@ pub(crate) enum Command {
     /// made. Ctrl-C stops cleanly: the line is finished, the figures are reported, the exit code is 130. A
     /// second Ctrl-C ends the program at once.
     Run(RunArgs),
+    /// Measure loading, prefill and decode
+    ///
+    /// Each repetition opens the model, reads a prompt of -p tokens and makes -n tokens from an empty context;
+    /// medians are reported, and the share that decoding reaches of reading the same weights without computing
+    /// (measured in the same run).
+    Bench(BenchArgs),
     /// Show what is in a model file
     Inspect(InspectArgs),
     /// Turn text on standard input into the model's tokens
@@ -150,6 +156,27 @@ pub(crate) struct SamplingArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// A .gguf file or a built-in name
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// Tokens of the prompt; 0 leaves prefill out
+    #[arg(short, long, value_name = "N", default_value_t = 512)]
+    pub(crate) prompt: usize,
+    /// Tokens to make; 0 leaves decode out
+    #[arg(short = 'n', long = "tokens", value_name = "N", default_value_t = 64)]
+    pub(crate) tokens: usize,
+    /// Repetitions, after a short one to warm up
+    #[arg(long, value_name = "R", default_value_t = 5, value_parser = repetitions)]
+    pub(crate) reps: usize,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
     /// A .gguf file or a built-in name
     #[arg(value_hint = ValueHint::FilePath)]
@@ -236,6 +263,10 @@ fn thread_count(text: &str) -> Result<usize, String> {
         Ok(n) if (1..=1024).contains(&n) => Ok(n),
         _ => Err("from 1 to 1024".into()),
     }
+}
+
+fn repetitions(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=1000).contains(n)).ok_or_else(|| "from 1 to 1000".into())
 }
 
 fn context_len(text: &str) -> Result<usize, String> {

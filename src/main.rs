@@ -23,6 +23,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo => commands::demo::main(),
         Command::Run(args) => commands::run::main(&args),
+        Command::Bench(args) => commands::bench::main(&args),
         Command::Inspect(args) => commands::inspect::main(&args),
         Command::Tokenize(args) => commands::tokenize::main(&args),
         Command::Perplexity(args) => commands::perplexity::main(&args),

@@ -163,6 +163,14 @@ impl Engine {
         self.load_time
     }
 
+    /// Reads all weights of a pass once, without computing, and returns how many bytes in what time: decoding
+    /// cannot be faster than this.
+    pub fn sweep_weights(&self) -> Result<(u64, Duration), RunError> {
+        let started = Instant::now();
+        let bytes = self.model.sweep(&self.runner(), self.source())?;
+        Ok((bytes, started.elapsed()))
+    }
+
     pub(crate) fn model(&self) -> &Model {
         &self.model
     }

@@ -19,6 +19,7 @@ mod kernels;
 mod kv_cache;
 mod model;
 mod rope;
+mod sweep;
 mod weights;
 
 pub use config::Config;

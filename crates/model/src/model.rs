@@ -51,6 +51,10 @@ impl Runner {
         }
     }
 
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
     /// Threads that passes use.
     pub fn n_threads(&self) -> usize {
         self.pool.n_threads()

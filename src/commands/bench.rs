@@ -1,0 +1,172 @@
+//! `rawrz bench MODEL`
+
+use crate::cli::BenchArgs;
+use crate::commands::run;
+use crate::exit::Interrupted;
+use crate::output::Output;
+use crate::{interrupt, locate};
+use rawrz_engine::{Cancel, Engine, RunError, Session, Size, process_memory};
+use rawrz_text::TokenId;
+use serde_json::json;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Tokens of the run that warms up.
+const WARM_UP_TOKENS: usize = 8;
+
+pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<()> {
+    let path = locate::model(&args.model)?;
+    let cancel = interrupt::cancel_on_signal()?;
+    let measured = match measure(&path, args, &cancel) {
+        Err(error) if matches!(error.downcast_ref(), Some(RunError::Cancelled)) => {
+            return Err(Interrupted.into());
+        }
+        other => other?,
+    };
+    let mut out = Output::new();
+    let peak = process_memory().peak_resident;
+    if args.json {
+        return out.json(&json!({
+            "prefill_tok_s": measured.prefill_tok_s,
+            "decode_tok_s": measured.decode_tok_s,
+            "load_ms": measured.load_ms,
+            "weight_bytes_per_token": measured.weight_bytes,
+            // A model that is mapped is neither streamed nor pinned.
+            "streamed_bytes_per_token": 0,
+            "pinned_bytes": 0,
+            "read_bytes_per_s": measured.read_bytes_per_s,
+            "bound_decode_tok_s": measured.bound_decode_tok_s(),
+            "share_of_bound": measured.share_of_bound(),
+            "peak_memory_bytes": peak,
+            "threads": measured.threads,
+            "reps": args.reps,
+        }));
+    }
+    let Measured { load_ms, prefill_tok_s, decode_tok_s, weight_bytes, read_bytes_per_s, threads, .. } =
+        measured;
+    out.line(&format!("medians of {}, {threads} threads", args.reps))?;
+    out.line(&format!("  load     {load_ms:10.1} ms"))?;
+    if let Some(rate) = prefill_tok_s {
+        out.line(&format!("  prefill  {rate:10.1} tok/s, {} tokens", args.prompt))?;
+    }
+    if let Some(rate) = decode_tok_s {
+        out.line(&format!("  decode   {rate:10.1} tok/s, {} tokens", args.tokens))?;
+    }
+    out.line(&format!(
+        "  bound    {:10.1} tok/s: {} of weights for each token, read at {:.1} GB/s",
+        measured.bound_decode_tok_s(),
+        Size(weight_bytes),
+        read_bytes_per_s / 1e9
+    ))?;
+    if let Some(share) = measured.share_of_bound() {
+        out.line(&format!("  share    {:10.1} % of the bound", share * 100.0))?;
+    }
+    if let Some(peak) = peak {
+        out.line(&format!("  peak memory {}", Size(peak)))?;
+    }
+    Ok(())
+}
+
+/// Medians over the repetitions.
+struct Measured {
+    load_ms: f64,
+    prefill_tok_s: Option<f64>,
+    decode_tok_s: Option<f64>,
+    weight_bytes: u64,
+    /// The best of the repetitions: a bound is what can be had.
+    read_bytes_per_s: f64,
+    threads: usize,
+}
+
+impl Measured {
+    fn bound_decode_tok_s(&self) -> f64 {
+        self.read_bytes_per_s / self.weight_bytes as f64
+    }
+
+    fn share_of_bound(&self) -> Option<f64> {
+        self.decode_tok_s.map(|rate| rate / self.bound_decode_tok_s())
+    }
+}
+
+fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Measured> {
+    let ctx = args.prompt.max(args.tokens).max(WARM_UP_TOKENS);
+    let open = || run::open(path, &args.limits, Some(ctx));
+    let warm = open()?;
+    prefill(&warm, WARM_UP_TOKENS, cancel)?;
+    let threads = warm.n_threads();
+    drop(warm);
+
+    let (mut loads, mut prefills, mut decodes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut weight_bytes, mut read_bytes_per_s) = (0, 0.0f64);
+    for _ in 0..args.reps {
+        let engine = open()?;
+        loads.push(engine.load_time().as_secs_f64() * 1e3);
+        if args.prompt > 0 {
+            prefills.push(args.prompt as f64 / prefill(&engine, args.prompt, cancel)?.as_secs_f64());
+        }
+        if args.tokens > 0 {
+            decodes.push(args.tokens as f64 / decode(&engine, args.tokens, cancel)?.as_secs_f64());
+        }
+        let (bytes, time) = engine.sweep_weights()?;
+        weight_bytes = bytes;
+        read_bytes_per_s = read_bytes_per_s.max(bytes as f64 / time.as_secs_f64());
+    }
+    Ok(Measured {
+        load_ms: median(loads).unwrap_or(f64::NAN),
+        prefill_tok_s: median(prefills),
+        decode_tok_s: median(decodes),
+        weight_bytes,
+        read_bytes_per_s,
+        threads,
+    })
+}
+
+/// Time to read a prompt of `n_tokens` into an empty context, with the logits after it.
+fn prefill(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<Duration> {
+    let mut session = Session::new(engine)?;
+    let tokens = tokens(engine, n_tokens);
+    let started = Instant::now();
+    session.sync(&tokens, cancel)?;
+    Ok(started.elapsed())
+}
+
+/// Time to run `n_tokens` tokens one by one from an empty context. Sampling is left out, as in llama-bench.
+fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<Duration> {
+    let mut session = Session::new(engine)?;
+    let tokens = tokens(engine, n_tokens);
+    let started = Instant::now();
+    for n in 1..=n_tokens {
+        session.sync(&tokens[..n], cancel)?;
+    }
+    Ok(started.elapsed())
+}
+
+/// Tokens all over the vocabulary: which ones has no influence on the time.
+fn tokens(engine: &Engine, n: usize) -> Vec<TokenId> {
+    let vocab_len = engine.config().vocab_len as u64;
+    (0..n as u64).map(|i| ((i * 7919 + 13) % vocab_len) as TokenId).collect()
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        n if n % 2 == 1 => Some(values[middle]),
+        _ => Some((values[middle - 1] + values[middle]) / 2.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(vec![]), None);
+        assert_eq!(median(vec![3.0]), Some(3.0));
+        assert_eq!(median(vec![9.0, 1.0, 5.0]), Some(5.0));
+        assert_eq!(median(vec![9.0, 1.0, 5.0, 4.0]), Some(4.5));
+    }
+}
