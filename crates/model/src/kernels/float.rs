@@ -124,6 +124,15 @@ macro_rules! operations {
             )*
         }
 
+        #[cfg(target_arch = "x86_64")]
+        mod avx512 {
+            use super::*;
+            $(
+                #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
+                pub(super) fn $name($($arg: $ty),*) $(-> $ret)? { body::$name::<F16c>($($arg),*) }
+            )*
+        }
+
         #[cfg(target_arch = "aarch64")]
         mod neon {
             use super::*;
@@ -136,9 +145,11 @@ macro_rules! operations {
                 match isa {
                     Isa::Scalar => Ops { isa, $($name: portable::$name,)* },
                     #[cfg(target_arch = "x86_64")]
-                    Isa::Avx2 => Ops { isa, $($name: avx2::$name,)* },
+                    Isa::Avx2 | Isa::AvxVnni => Ops { isa, $($name: avx2::$name,)* },
+                    #[cfg(target_arch = "x86_64")]
+                    Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => Ops { isa, $($name: avx512::$name,)* },
                     #[cfg(target_arch = "aarch64")]
-                    Isa::Neon => Ops { isa, $($name: neon::$name,)* },
+                    Isa::Neon | Isa::NeonI8mm => Ops { isa, $($name: neon::$name,)* },
                 }
             }
 

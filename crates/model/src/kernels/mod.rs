@@ -19,6 +19,7 @@
 mod activations;
 mod dot;
 mod float;
+mod format;
 mod isa;
 mod matmul;
 mod pool;

@@ -46,9 +46,9 @@ pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
     let fast = match isa {
         Isa::Scalar => None,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::dot_of(ty),
+        _ => avx2::dot_of(ty),
         #[cfg(target_arch = "aarch64")]
-        Isa::Neon => neon::dot_of(ty),
+        _ => neon::dot_of(ty),
     };
     Some(fast.unwrap_or(scalar))
 }
