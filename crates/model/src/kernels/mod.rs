@@ -17,6 +17,8 @@
 //! dots, `dot/scalar.rs` being the oracle of the others.
 
 mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod dot;
 mod float;
 mod format;

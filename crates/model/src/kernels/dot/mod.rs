@@ -2,6 +2,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
@@ -46,7 +48,9 @@ pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
     let fast = match isa {
         Isa::Scalar => None,
         #[cfg(target_arch = "x86_64")]
-        _ => avx2::dot_of(ty),
+        Isa::Avx2 | Isa::AvxVnni => avx2::dot_of(ty),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => avx512::dot_of(ty, isa),
         #[cfg(target_arch = "aarch64")]
         _ => neon::dot_of(ty),
     };

@@ -1,7 +1,11 @@
 //! K-quants: super-blocks of 256 with integer scales of 16 or 32 weights.
 
+#[cfg(target_arch = "x86_64")]
+use super::super::avx512;
 use super::{Format256, Super, f16_at};
 use rawrz_gguf::TensorType;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m512i;
 
 /// The 6-bit scale (and minimum) of each 32 weights, packed into 12 bytes, one for each 16.
 #[inline(always)]
@@ -43,6 +47,17 @@ impl Format256 for Q4K {
         six_bit_scales(&block[4..], out);
         (out.scale, out.minimum_scale) = (f16_at(block, 0), f16_at(block, 2));
     }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
+            six_bit_scales(&bytes[4..], out);
+            (out.scale, out.minimum_scale) = (f16_at(bytes, 0), f16_at(bytes, 2));
+            avx512::chunked_nibbles_512(block.add(16))
+        }
+    }
 }
 
 pub(in super::super) struct Q5K;
@@ -64,6 +79,25 @@ impl Format256 for Q5K {
         }
         six_bit_scales(&block[4..], out);
         (out.scale, out.minimum_scale) = (f16_at(block, 0), f16_at(block, 2));
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
+            six_bit_scales(&bytes[4..], out);
+            (out.scale, out.minimum_scale) = (f16_at(bytes, 0), f16_at(bytes, 2));
+            avx512::five_bits_512(block)
+        }
+    }
+}
+
+/// 8-bit scales of each 16 weights.
+#[inline(always)]
+fn signed_scales(bytes: &[u8], out: &mut Super) {
+    for (scale, byte) in out.scales.iter_mut().zip(&bytes[..16]) {
+        *scale = i16::from(*byte as i8);
     }
 }
 
@@ -88,9 +122,18 @@ impl Format256 for Q6K {
                 quants[i + 96] = low[i + 32] >> 4 | high[i] >> 6 << 4;
             }
         }
-        for (scale, byte) in out.scales.iter_mut().zip(&block[192..208]) {
-            *scale = i16::from(*byte as i8);
-        }
+        signed_scales(&block[192..], out);
         out.scale = f16_at(block, 208);
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
+            signed_scales(&bytes[192..], out);
+            out.scale = f16_at(bytes, 208);
+            avx512::six_bits_512(block)
+        }
     }
 }

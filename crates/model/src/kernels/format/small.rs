@@ -1,7 +1,11 @@
 //! Types with a float scale for 32 weights or fewer.
 
+#[cfg(target_arch = "x86_64")]
+use super::super::avx512;
 use super::{Format32, Small, f16_at};
 use rawrz_gguf::TensorType;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::{__m512, __m512i, _mm512_set1_epi8, _mm512_xor_si512};
 
 /// Block `index` of a row of blocks of `N` bytes.
 #[inline(always)]
@@ -44,6 +48,21 @@ impl Format32 for Q4_0 {
         let block = block_of::<18>(row, unit);
         Small { quants: nibbles(&block[2..]), scale: f16_at(block, 0), minimum: 0.0 }
     }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let [a, b] = units.map(|unit| row.add(18 * unit));
+            avx512::nibbles_512(a.add(2), b.add(2))
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { avx512::f16s_512(rows, units, 18, 0) }
+    }
 }
 
 pub(in super::super) struct Q4_1;
@@ -56,6 +75,27 @@ impl Format32 for Q4_1 {
     fn unpack(row: &[u8], unit: usize) -> Small {
         let block = block_of::<20>(row, unit);
         Small { quants: nibbles(&block[4..]), scale: f16_at(block, 0), minimum: f16_at(block, 2) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let [a, b] = units.map(|unit| row.add(20 * unit));
+            avx512::nibbles_512(a.add(4), b.add(4))
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { avx512::f16s_512(rows, units, 20, 0) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn minimums_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { avx512::f16s_512(rows, units, 20, 2) }
     }
 }
 
@@ -70,6 +110,21 @@ impl Format32 for Q5_0 {
         let block = block_of::<22>(row, unit);
         Small { quants: five_bits(block, 2, 6), scale: f16_at(block, 0), minimum: 0.0 }
     }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let [a, b] = units.map(|unit| row.add(22 * unit));
+            avx512::with_fifth_bits(avx512::nibbles_512(a.add(6), b.add(6)), a.add(2), b.add(2))
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { avx512::f16s_512(rows, units, 22, 0) }
+    }
 }
 
 pub(in super::super) struct Q5_1;
@@ -83,6 +138,27 @@ impl Format32 for Q5_1 {
         let block = block_of::<24>(row, unit);
         Small { quants: five_bits(block, 4, 8), scale: f16_at(block, 0), minimum: f16_at(block, 2) }
     }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let [a, b] = units.map(|unit| row.add(24 * unit));
+            avx512::with_fifth_bits(avx512::nibbles_512(a.add(8), b.add(8)), a.add(4), b.add(4))
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { avx512::f16s_512(rows, units, 24, 0) }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn minimums_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { avx512::f16s_512(rows, units, 24, 2) }
+    }
 }
 
 pub(in super::super) struct Q8_0;
@@ -95,5 +171,20 @@ impl Format32 for Q8_0 {
     fn unpack(row: &[u8], unit: usize) -> Small {
         let block = block_of::<34>(row, unit);
         Small { quants: std::array::from_fn(|i| block[2 + i] ^ 0x80), scale: f16_at(block, 0), minimum: 0.0 }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let [a, b] = units.map(|unit| row.add(34 * unit));
+            _mm512_xor_si512(avx512::join_512(a.add(2), b.add(2)), _mm512_set1_epi8(-128))
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+        // SAFETY: as the caller promises.
+        unsafe { avx512::f16s_512(rows, units, 34, 0) }
     }
 }

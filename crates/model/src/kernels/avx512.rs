@@ -1,0 +1,274 @@
+//! What the AVX-512 kernels share: the dot product instruction where there is one, and the unpacking of blocks.
+
+use crate::kernels::format::{Format32, Format256, Super};
+use std::arch::x86_64::*;
+use std::array::from_fn;
+
+/// Multiply-adds, with VNNI or without.
+///
+/// # Safety
+/// The machine has the instruction set that the implementation is for.
+pub(super) trait Dp {
+    /// `acc` plus, in each 32-bit lane, four products of an unsigned byte up to 127 with a signed one.
+    unsafe fn dp(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i;
+    /// The same for unsigned bytes up to 255.
+    unsafe fn dp_8_bit(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i;
+    /// `acc` plus, in each 32-bit lane, two products of 16-bit integers.
+    unsafe fn dp_16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i;
+}
+
+/// AVX-512 VNNI.
+pub(super) struct Vnni;
+
+impl Dp for Vnni {
+    #[inline(always)]
+    unsafe fn dp(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: as the trait's callers promise.
+        unsafe { _mm512_dpbusd_epi32(acc, unsigned, signed) }
+    }
+    #[inline(always)]
+    unsafe fn dp_8_bit(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: as the trait's callers promise.
+        unsafe { _mm512_dpbusd_epi32(acc, unsigned, signed) }
+    }
+    #[inline(always)]
+    unsafe fn dp_16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as the trait's callers promise.
+        unsafe { _mm512_dpwssd_epi32(acc, a, b) }
+    }
+}
+
+/// AVX-512 BW alone.
+pub(super) struct NoVnni;
+
+impl Dp for NoVnni {
+    #[inline(always)]
+    unsafe fn dp(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: as the trait's callers promise. Pair sums stay below 2^15: 2 * 127 * 127.
+        unsafe {
+            let pairs = _mm512_maddubs_epi16(unsigned, signed);
+            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dp_8_bit(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: as the trait's callers promise.
+        unsafe {
+            // Pair sums of 8-bit quants would saturate: even and odd bytes are multiplied as 16-bit integers.
+            let even = _mm512_madd_epi16(
+                _mm512_and_si512(unsigned, _mm512_set1_epi16(0xFF)),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(signed)),
+            );
+            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(unsigned), _mm512_srai_epi16::<8>(signed));
+            _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
+        }
+    }
+    #[inline(always)]
+    unsafe fn dp_16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: as the trait's callers promise.
+        unsafe { _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)) }
+    }
+}
+
+/// The 16-bit words at eight pointers. Put together in general registers, whose ports are idle in these kernels.
+///
+/// # Safety
+/// Two bytes at every pointer are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn words_of_8(pointers: [*const u8; 8]) -> __m128i {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let at = |r: usize| u64::from(pointers[r].cast::<u16>().read_unaligned());
+        let four = |r: usize| at(r) | at(r + 1) << 16 | at(r + 2) << 32 | at(r + 3) << 48;
+        _mm_set_epi64x(four(4) as i64, four(0) as i64)
+    }
+}
+
+/// The f16 at `offset` in two units of `bytes` bytes of each row, widened: those of the first unit in the lower
+/// half.
+///
+/// # Safety
+/// The units are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn f16s_512(
+    rows: &[*const u8; 8],
+    units: [usize; 2],
+    bytes: usize,
+    offset: usize,
+) -> __m512 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let [a, b] = units.map(|unit| words_of_8(rows.map(|row| row.add(unit * bytes + offset))));
+        _mm512_cvtph_ps(_mm256_set_m128i(b, a))
+    }
+}
+
+/// Nibbles of 16 bytes at each pointer: low halves, then high halves of the first, then of the second.
+///
+/// # Safety
+/// 16 bytes at each pointer are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn nibbles_512(a: *const u8, b: *const u8) -> __m512i {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let first = _mm512_broadcast_i32x4(_mm_loadu_si128(a.cast()));
+        let both = _mm512_mask_broadcast_i32x4(first, 0xFF00, _mm_loadu_si128(b.cast()));
+        // High halves are in lanes 1 and 3.
+        let shift = _mm512_setr_epi64(
+            0,
+            0,
+            0x0004_0004_0004_0004,
+            0x0004_0004_0004_0004,
+            0,
+            0,
+            0x0004_0004_0004_0004,
+            0x0004_0004_0004_0004,
+        );
+        _mm512_and_si512(_mm512_srlv_epi16(both, shift), _mm512_set1_epi8(15))
+    }
+}
+
+/// `quants` with a fifth bit from the 32 bits at `a` and at `b`.
+///
+/// # Safety
+/// Four bytes at each pointer are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn with_fifth_bits(quants: __m512i, a: *const u8, b: *const u8) -> __m512i {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let low = u64::from(a.cast::<u32>().read_unaligned());
+        let mask = low | u64::from(b.cast::<u32>().read_unaligned()) << 32;
+        _mm512_mask_add_epi8(quants, mask, quants, _mm512_set1_epi8(16))
+    }
+}
+
+/// 32 bytes at each pointer.
+///
+/// # Safety
+/// They are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn join_512(a: *const u8, b: *const u8) -> __m512i {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let low = _mm512_castsi256_si512(_mm256_loadu_si256(a.cast()));
+        _mm512_inserti64x4::<1>(low, _mm256_loadu_si256(b.cast()))
+    }
+}
+
+/// Whole units of a row up to and with `unit`.
+///
+/// # Safety
+/// They are readable.
+#[inline(always)]
+unsafe fn row_up_to<'a, F: Format32>(row: *const u8, unit: usize) -> &'a [u8] {
+    let n_blocks = unit / F::PARTS * 32 / F::TYPE.block_len() + 1;
+    // SAFETY: as the caller promises.
+    unsafe { std::slice::from_raw_parts(row, n_blocks * F::TYPE.block_bytes()) }
+}
+
+/// The quants of two units of a row, through the portable form.
+///
+/// # Safety
+/// The units are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn pair_of<F: Format32>(row: *const u8, units: [usize; 2]) -> __m512i {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let [a, b] = units.map(|unit| F::unpack(row_up_to::<F>(row, unit), unit).quants);
+        join_512(a.as_ptr(), b.as_ptr())
+    }
+}
+
+/// A float of two units of each row, through the portable form.
+///
+/// # Safety
+/// The units are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn floats_of<F: Format32>(
+    rows: &[*const u8; 8],
+    units: [usize; 2],
+    float: impl Fn(crate::kernels::format::Small) -> f32,
+) -> __m512 {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let floats: [[f32; 8]; 2] =
+            units.map(|unit| rows.map(|row| float(F::unpack(row_up_to::<F>(row, unit), unit))));
+        _mm512_loadu_ps(floats.as_ptr().cast())
+    }
+}
+
+/// The quants of a super-block in order, through the portable form; the rest of it goes to `out`.
+///
+/// # Safety
+/// The block is readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn quarters_of<F: Format256>(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        F::unpack(std::slice::from_raw_parts(block, F::TYPE.block_bytes()), out);
+        from_fn(|i| _mm512_loadu_si512(out.quants.as_ptr().add(64 * i).cast()))
+    }
+}
+
+/// The quants of a super-block whose nibbles lie in chunks of 64 weights, from `nibbles` on.
+///
+/// # Safety
+/// 128 bytes at `nibbles` are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn chunked_nibbles_512(nibbles: *const u8) -> [__m512i; 4] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let shift = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(4));
+        from_fn(|j| {
+            let both = _mm512_broadcast_i64x4(_mm256_loadu_si256(nibbles.add(32 * j).cast()));
+            _mm512_and_si512(_mm512_srlv_epi16(both, shift), _mm512_set1_epi8(15))
+        })
+    }
+}
+
+/// The quants of a `Q5_K` block.
+///
+/// # Safety
+/// 176 bytes at `block` are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn five_bits_512(block: *const u8) -> [__m512i; 4] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let low = chunked_nibbles_512(block.add(48));
+        let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(block.add(16).cast()));
+        from_fn(|j| {
+            // Bit 2j of byte i is for weight 64j + i, bit 2j + 1 for weight 64j + 32 + i.
+            let (first, second) = ((1u8 << (2 * j)) as i8, (2u8 << (2 * j)) as i8);
+            let bit = _mm512_inserti64x4::<1>(_mm512_set1_epi8(first), _mm256_set1_epi8(second));
+            let set = _mm512_test_epi8_mask(bits, bit);
+            _mm512_mask_add_epi8(low[j], set, low[j], _mm512_set1_epi8(16))
+        })
+    }
+}
+
+/// The quants of a `Q6_K` block.
+///
+/// # Safety
+/// 192 bytes at `block` are readable, and the machine has AVX-512.
+#[inline(always)]
+pub(super) unsafe fn six_bits_512(block: *const u8) -> [__m512i; 4] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (nibble, two_bits) = (_mm512_set1_epi8(15), _mm512_set1_epi8(0x30));
+        let half = |h: usize| {
+            let low = _mm512_loadu_si512(block.add(64 * h).cast());
+            let high = _mm512_broadcast_i64x4(_mm256_loadu_si256(block.add(128 + 32 * h).cast()));
+            // Bits 0 and 1 for the first 32 weights, 2 and 3 for the next, 4 and 5, 6 and 7: to bits 4 and 5.
+            let left = _mm512_inserti64x4::<1>(_mm512_set1_epi16(4), _mm256_set1_epi16(2));
+            let right = _mm512_inserti64x4::<1>(_mm512_setzero_si512(), _mm256_set1_epi16(2));
+            // low nibble | high & 0x30, in one step.
+            let join = |low, high| _mm512_ternarylogic_epi32::<0xF8>(low, high, two_bits);
+            [
+                join(_mm512_and_si512(low, nibble), _mm512_sllv_epi16(high, left)),
+                join(_mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble), _mm512_srlv_epi16(high, right)),
+            ]
+        };
+        let ([a, b], [c, d]) = (half(0), half(1));
+        [a, b, c, d]
+    }
+}
