@@ -4,6 +4,10 @@ use super::float::{BLOCK_32, BLOCK_256, Ops};
 use super::matmul::Precision;
 use super::pool::Pool;
 
+/// Quantized rows are padded to a multiple of this many, for kernels that read whole tiles of rows. What the padding
+/// holds is of no account.
+const PADDING: usize = 16;
+
 /// How a weight type wants its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ActivationKind {
@@ -70,6 +74,7 @@ impl Activations {
     /// Bytes that rows of up to `row_len` values need at most, for `n_rows` of them.
     pub(crate) fn bytes(row_len: usize, n_rows: usize) -> u64 {
         // Floats, two i8 copies, and per-block fields: 12 bytes per 32 values, 36 per 256.
+        let n_rows = n_rows.next_multiple_of(PADDING);
         (row_len as u64 * n_rows as u64) * (4 + 2) + (row_len as u64 * n_rows as u64) / 32 * 17
     }
 
@@ -109,7 +114,7 @@ impl Activations {
     fn quantize_32(&mut self, ops: &Ops, pool: &Pool) {
         let (k, blocks) = (self.row_len, self.row_len / BLOCK_32);
         assert!(k.is_multiple_of(BLOCK_32));
-        self.quants_32.resize(k * self.n_rows, 0);
+        self.quants_32.resize(k * self.n_rows.next_multiple_of(PADDING), 0);
         self.scales_32.resize(blocks * self.n_rows, 0.0);
         self.sums_32.resize(blocks * self.n_rows, 0);
         self.scaled_sums_32.resize(blocks * self.n_rows, 0.0);
@@ -129,7 +134,7 @@ impl Activations {
     fn quantize_256(&mut self, ops: &Ops, pool: &Pool) {
         let (k, blocks) = (self.row_len, self.row_len / BLOCK_256);
         assert!(k.is_multiple_of(BLOCK_256));
-        self.quants_256.resize(k * self.n_rows, 0);
+        self.quants_256.resize(k * self.n_rows.next_multiple_of(PADDING), 0);
         self.scales_256.resize(blocks * self.n_rows, 0.0);
         self.sums_256.resize(k / 16 * self.n_rows, 0);
         let mut rows: Vec<_> = self
@@ -172,4 +177,20 @@ impl Activations {
             sums: &self.sums_256[row * k / 16..][..k / 16],
         }
     }
+
+    /// The quants of block `block` of row `row`, of [`PADDING`] rows of which reads stay inside the buffer when `row` is a
+    /// multiple of it: neighbouring rows lie [`Activations::row_len`] bytes apart.
+    pub(crate) fn padded_quants_32(&self, row: usize, block: usize) -> *const i8 {
+        padded(&self.quants_32, self.row_len, row, BLOCK_32 * block)
+    }
+
+    /// As [`Activations::padded_quants_32`], for super-blocks.
+    pub(crate) fn padded_quants_256(&self, row: usize, block: usize) -> *const i8 {
+        padded(&self.quants_256, self.row_len, row, BLOCK_256 * block)
+    }
+}
+
+fn padded(quants: &[i8], row_len: usize, row: usize, at: usize) -> *const i8 {
+    debug_assert!(row.is_multiple_of(PADDING) && at < row_len && quants.len() >= (row + PADDING) * row_len);
+    quants[row * row_len + at..].as_ptr()
 }

@@ -5,36 +5,64 @@ use std::arch::x86_64::*;
 use std::array::from_fn;
 
 /// Multiply-adds, with VNNI or without.
-///
-/// # Safety
-/// The machine has the instruction set that the implementation is for.
 pub(super) trait Dp {
     /// `acc` plus, in each 32-bit lane, four products of an unsigned byte up to 127 with a signed one.
+    ///
+    /// # Safety
+    /// The machine has the instruction set that the implementation is for; so for the others.
     unsafe fn dp(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i;
     /// The same for unsigned bytes up to 255.
+    ///
+    /// # Safety
+    /// As [`Dp::dp`].
     unsafe fn dp_8_bit(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i;
     /// `acc` plus, in each 32-bit lane, two products of 16-bit integers.
+    ///
+    /// # Safety
+    /// As [`Dp::dp`].
     unsafe fn dp_16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i;
 }
 
-/// AVX-512 VNNI.
+/// AVX-512 VNNI. Written as assembly, so that one body of a kernel, compiled without VNNI, serves both: the
+/// intrinsics are inlined only into functions that have the feature.
 pub(super) struct Vnni;
 
 impl Dp for Vnni {
-    #[inline(always)]
-    unsafe fn dp(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
-        // SAFETY: as the trait's callers promise.
-        unsafe { _mm512_dpbusd_epi32(acc, unsigned, signed) }
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn dp(mut acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
+        // SAFETY: the machine has VNNI, as the caller promises; registers only.
+        unsafe {
+            std::arch::asm!(
+                "vpdpbusd {acc}, {unsigned}, {signed}",
+                acc = inout(zmm_reg) acc,
+                unsigned = in(zmm_reg) unsigned,
+                signed = in(zmm_reg) signed,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        acc
     }
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn dp_8_bit(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
-        // SAFETY: as the trait's callers promise.
-        unsafe { _mm512_dpbusd_epi32(acc, unsigned, signed) }
+        // SAFETY: as the caller promises. The instruction takes all 8 bits.
+        unsafe { Vnni::dp(acc, unsigned, signed) }
     }
-    #[inline(always)]
-    unsafe fn dp_16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: as the trait's callers promise.
-        unsafe { _mm512_dpwssd_epi32(acc, a, b) }
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn dp_16(mut acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: the machine has VNNI, as the caller promises; registers only.
+        unsafe {
+            std::arch::asm!(
+                "vpdpwssd {acc}, {a}, {b}",
+                acc = inout(zmm_reg) acc,
+                a = in(zmm_reg) a,
+                b = in(zmm_reg) b,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+        }
+        acc
     }
 }
 
@@ -42,31 +70,28 @@ impl Dp for Vnni {
 pub(super) struct NoVnni;
 
 impl Dp for NoVnni {
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn dp(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
-        // SAFETY: as the trait's callers promise. Pair sums stay below 2^15: 2 * 127 * 127.
-        unsafe {
-            let pairs = _mm512_maddubs_epi16(unsigned, signed);
-            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
-        }
+        // Pair sums stay below 2^15: 2 * 127 * 127.
+        let pairs = _mm512_maddubs_epi16(unsigned, signed);
+        _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
     }
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn dp_8_bit(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
-        // SAFETY: as the trait's callers promise.
-        unsafe {
-            // Pair sums of 8-bit quants would saturate: even and odd bytes are multiplied as 16-bit integers.
-            let even = _mm512_madd_epi16(
-                _mm512_and_si512(unsigned, _mm512_set1_epi16(0xFF)),
-                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(signed)),
-            );
-            let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(unsigned), _mm512_srai_epi16::<8>(signed));
-            _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
-        }
+        // Pair sums of 8-bit quants would saturate: even and odd bytes are multiplied as 16-bit integers.
+        let even = _mm512_madd_epi16(
+            _mm512_and_si512(unsigned, _mm512_set1_epi16(0xFF)),
+            _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(signed)),
+        );
+        let odd = _mm512_madd_epi16(_mm512_srli_epi16::<8>(unsigned), _mm512_srai_epi16::<8>(signed));
+        _mm512_add_epi32(acc, _mm512_add_epi32(even, odd))
     }
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn dp_16(acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: as the trait's callers promise.
-        unsafe { _mm512_add_epi32(acc, _mm512_madd_epi16(a, b)) }
+        _mm512_add_epi32(acc, _mm512_madd_epi16(a, b))
     }
 }
 
@@ -74,7 +99,8 @@ impl Dp for NoVnni {
 ///
 /// # Safety
 /// Two bytes at every pointer are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn words_of_8(pointers: [*const u8; 8]) -> __m128i {
     // SAFETY: as the caller promises.
     unsafe {
@@ -89,7 +115,8 @@ pub(super) unsafe fn words_of_8(pointers: [*const u8; 8]) -> __m128i {
 ///
 /// # Safety
 /// The units are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn f16s_512(
     rows: &[*const u8; 8],
     units: [usize; 2],
@@ -107,7 +134,8 @@ pub(super) unsafe fn f16s_512(
 ///
 /// # Safety
 /// 16 bytes at each pointer are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn nibbles_512(a: *const u8, b: *const u8) -> __m512i {
     // SAFETY: as the caller promises.
     unsafe {
@@ -132,7 +160,8 @@ pub(super) unsafe fn nibbles_512(a: *const u8, b: *const u8) -> __m512i {
 ///
 /// # Safety
 /// Four bytes at each pointer are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn with_fifth_bits(quants: __m512i, a: *const u8, b: *const u8) -> __m512i {
     // SAFETY: as the caller promises.
     unsafe {
@@ -146,7 +175,8 @@ pub(super) unsafe fn with_fifth_bits(quants: __m512i, a: *const u8, b: *const u8
 ///
 /// # Safety
 /// They are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn join_512(a: *const u8, b: *const u8) -> __m512i {
     // SAFETY: as the caller promises.
     unsafe {
@@ -159,7 +189,8 @@ pub(super) unsafe fn join_512(a: *const u8, b: *const u8) -> __m512i {
 ///
 /// # Safety
 /// They are readable.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn row_up_to<'a, F: Format32>(row: *const u8, unit: usize) -> &'a [u8] {
     let n_blocks = unit / F::PARTS * 32 / F::TYPE.block_len() + 1;
     // SAFETY: as the caller promises.
@@ -170,7 +201,8 @@ unsafe fn row_up_to<'a, F: Format32>(row: *const u8, unit: usize) -> &'a [u8] {
 ///
 /// # Safety
 /// The units are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn pair_of<F: Format32>(row: *const u8, units: [usize; 2]) -> __m512i {
     // SAFETY: as the caller promises.
     unsafe {
@@ -183,7 +215,8 @@ pub(super) unsafe fn pair_of<F: Format32>(row: *const u8, units: [usize; 2]) -> 
 ///
 /// # Safety
 /// The units are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn floats_of<F: Format32>(
     rows: &[*const u8; 8],
     units: [usize; 2],
@@ -201,7 +234,8 @@ pub(super) unsafe fn floats_of<F: Format32>(
 ///
 /// # Safety
 /// The block is readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn quarters_of<F: Format256>(block: *const u8, out: &mut Super) -> [__m512i; 4] {
     // SAFETY: as the caller promises.
     unsafe {
@@ -214,7 +248,8 @@ pub(super) unsafe fn quarters_of<F: Format256>(block: *const u8, out: &mut Super
 ///
 /// # Safety
 /// 128 bytes at `nibbles` are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn chunked_nibbles_512(nibbles: *const u8) -> [__m512i; 4] {
     // SAFETY: as the caller promises.
     unsafe {
@@ -230,7 +265,8 @@ pub(super) unsafe fn chunked_nibbles_512(nibbles: *const u8) -> [__m512i; 4] {
 ///
 /// # Safety
 /// 176 bytes at `block` are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn five_bits_512(block: *const u8) -> [__m512i; 4] {
     // SAFETY: as the caller promises.
     unsafe {
@@ -250,7 +286,8 @@ pub(super) unsafe fn five_bits_512(block: *const u8) -> [__m512i; 4] {
 ///
 /// # Safety
 /// 192 bytes at `block` are readable, and the machine has AVX-512.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn six_bits_512(block: *const u8) -> [__m512i; 4] {
     // SAFETY: as the caller promises.
     unsafe {

@@ -4,6 +4,7 @@ use super::activations::{ActivationKind, Activations};
 use super::dot::{Dot, TILE_ROWS, WIDE, dot_of};
 use super::float::Ops;
 use super::pool::{DisjointRows, Pool};
+use super::tile::{self, MAX_PANELS, PANEL_ROWS};
 use rawrz_gguf::TensorType;
 use std::cell::RefCell;
 
@@ -64,9 +65,25 @@ pub(crate) fn matmul(
     assert_eq!(weights.len(), n_rows * row_bytes);
     assert_eq!(row_bytes, n_blocks * ty.block_bytes());
     assert_eq!(acts.row_len(), n_blocks * ty.block_len());
-    let share = n_rows.div_ceil(pool.n_threads() * TASKS_PER_THREAD).next_multiple_of(TILE_ROWS);
-    let task_rows = share.clamp(TILE_ROWS, MAX_TASK_ROWS);
     let dot = integer_dot(ty, ops, acts.precision());
+    let task = (dot.is_some() && acts.n_rows() >= tile::least_rows(ops.isa()))
+        .then(|| tile::task_of(ty, ops.isa()))
+        .flatten();
+    let n_tasks = pool.n_threads() * TASKS_PER_THREAD;
+    if let Some(task) = task {
+        let panels = n_rows.div_ceil(PANEL_ROWS).div_ceil(n_tasks).clamp(1, MAX_PANELS);
+        let task_rows = panels * PANEL_ROWS;
+        pool.run(n_rows.div_ceil(task_rows), &|i| {
+            let first = i * task_rows;
+            let rows = &weights[first * row_bytes..(first + task_rows).min(n_rows) * row_bytes];
+            // SAFETY: tasks write the columns of their own weight rows, one after the other; the rows are as long
+            // as the activations, as checked above.
+            unsafe { panels_of(task, rows, row_bytes, acts, out, column + first) };
+        });
+        return;
+    }
+    let share = n_rows.div_ceil(n_tasks).next_multiple_of(TILE_ROWS);
+    let task_rows = share.clamp(TILE_ROWS, MAX_TASK_ROWS);
     pool.run(n_rows.div_ceil(task_rows), &|task| {
         let first = task * task_rows;
         let rows = &weights[first * row_bytes..(first + task_rows).min(n_rows) * row_bytes];
@@ -75,6 +92,30 @@ pub(crate) fn matmul(
             match dot {
                 Some(dot) => tiles(dot, rows, row_bytes, acts, out, column + first),
                 None => decoded(ty, rows, row_bytes, acts, out, column + first, ops),
+            }
+        }
+    });
+}
+
+/// # Safety
+/// No other thread uses the columns that are written, and `acts` has as many blocks as a row.
+unsafe fn panels_of(
+    task: tile::Task,
+    weights: &[u8],
+    row_bytes: usize,
+    acts: &Activations,
+    out: &DisjointRows<'_>,
+    column: usize,
+) {
+    let n_rows = weights.len() / row_bytes;
+    tile::with_scratch(|scratch| {
+        // SAFETY: the rows are whole and as long as the activations, as the caller promises.
+        unsafe { task(tile::Rows { first: weights.as_ptr(), row_bytes, n_rows }, acts, scratch) };
+        for t in 0..acts.n_rows() {
+            // SAFETY: as the caller promises.
+            let out = unsafe { out.slice(t, column, n_rows) };
+            for (panel, out) in out.chunks_mut(PANEL_ROWS).enumerate() {
+                out.copy_from_slice(&scratch.results(panel, t, acts.n_rows())[..out.len()]);
             }
         }
     });

@@ -25,6 +25,7 @@ mod format;
 mod isa;
 mod matmul;
 mod pool;
+mod tile;
 
 pub(crate) use activations::Activations;
 pub(crate) use float::{AttentionHead, Ops};

@@ -25,66 +25,64 @@ pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
 
 /// Bytes from a row to the same row of the next tile, which is prefetched while this one is computed: rows of a
 /// tile lie one after the other in the file.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 fn next_tile(rows: &TileRows) -> usize {
     (rows[1] as usize).wrapping_sub(rows[0] as usize).wrapping_mul(TILE_ROWS)
 }
 
 /// Asks for `LINES` cache lines from `p` on; any address will do, a prefetch never faults.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 fn prefetch<const LINES: usize>(p: *const u8) {
     for line in 0..LINES {
-        // SAFETY: prefetching has no effect that a program could see, wherever it points.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64 * line).cast()) };
+        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64 * line).cast());
     }
 }
 
 /// Per 128 bits: `[a0 + a2, b0 + b2, a1 + a3, b1 + b3]`.
-#[inline(always)]
-unsafe fn fold_32(a: __m512i, b: __m512i) -> __m512i {
-    // SAFETY: the caller has the instruction set.
-    unsafe { _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b)) }
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn fold_32(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b))
 }
 
 /// Per 128 bits: the lower 64 bits of `a` and of `b`, each plus its upper 64 bits.
-#[inline(always)]
-unsafe fn fold_64(a: __m512i, b: __m512i) -> __m512i {
-    // SAFETY: the caller has the instruction set.
-    unsafe { _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b)) }
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn fold_64(a: __m512i, b: __m512i) -> __m512i {
+    _mm512_add_epi32(_mm512_unpacklo_epi64(a, b), _mm512_unpackhi_epi64(a, b))
 }
 
 /// Adds up within 128 bits: lane r of each 128 bits is the sum of that part of `rows[r]`.
-#[inline(always)]
-unsafe fn fold_4(rows: [__m512i; 4]) -> __m512i {
-    // SAFETY: the caller has the instruction set.
-    unsafe { fold_64(fold_32(rows[0], rows[1]), fold_32(rows[2], rows[3])) }
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn fold_4(rows: [__m512i; 4]) -> __m512i {
+    fold_64(fold_32(rows[0], rows[1]), fold_32(rows[2], rows[3]))
 }
 
 /// From [`fold_4`] of rows 0 to 3 and of rows 4 to 7: the sums of the lower halves of all rows in the lower half,
 /// those of the upper halves in the upper one.
-#[inline(always)]
-unsafe fn halves_of_8(low: __m512i, high: __m512i) -> __m512i {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let even = _mm512_shuffle_i32x4::<0x88>(low, high);
-        let odd = _mm512_shuffle_i32x4::<0xDD>(low, high);
-        let sums = _mm512_add_epi32(even, odd);
-        _mm512_shuffle_i32x4::<0xD8>(sums, sums)
-    }
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn halves_of_8(low: __m512i, high: __m512i) -> __m512i {
+    let even = _mm512_shuffle_i32x4::<0x88>(low, high);
+    let odd = _mm512_shuffle_i32x4::<0xDD>(low, high);
+    let sums = _mm512_add_epi32(even, odd);
+    _mm512_shuffle_i32x4::<0xD8>(sums, sums)
 }
 
 /// From [`fold_4`] of rows 0 to 3 and of rows 4 to 7: lane r is the sum of row r.
-#[inline(always)]
-unsafe fn sums_of_8(low: __m512i, high: __m512i) -> __m256i {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let halves = halves_of_8(low, high);
-        _mm256_add_epi32(_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64::<1>(halves))
-    }
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn sums_of_8(low: __m512i, high: __m512i) -> __m256i {
+    let halves = halves_of_8(low, high);
+    _mm256_add_epi32(_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64::<1>(halves))
 }
 
 /// `values[0]` in the lower eight lanes, `values[1]` in the upper ones.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn two_halves(values: *const f32) -> __m512 {
     // SAFETY: as the caller promises, eight bytes at `values` are readable.
     unsafe {
@@ -95,7 +93,8 @@ unsafe fn two_halves(values: *const f32) -> __m512 {
 }
 
 /// The types of 32: two units of each row at a time.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn dot_32<F: Format32, D: Dp, const N: usize>(
     rows: &TileRows,
     acts: [Row32<'_>; N],
@@ -184,7 +183,8 @@ unsafe fn dot_32<F: Format32, D: Dp, const N: usize>(
 }
 
 /// The types of 256 that have no code of their own: quants in order, a scale for each 16.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
     rows: &TileRows,
     acts: [Row256<'_>; N],
@@ -257,16 +257,17 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
 }
 
 /// Adds up the lanes of each row's partial sums.
-#[inline(always)]
-unsafe fn sum_rows(rows: [__m512i; TILE_ROWS]) -> __m256i {
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn sum_rows(rows: [__m512i; TILE_ROWS]) -> __m256i {
     let [a, b, c, d, e, f, g, h] = rows;
-    // SAFETY: the caller has the instruction set.
-    unsafe { sums_of_8(fold_4([a, b, c, d]), fold_4([e, f, g, h])) }
+    sums_of_8(fold_4([a, b, c, d]), fold_4([e, f, g, h]))
 }
 
 /// Four products a lane of two vectors, packed to 16 bits and multiplied with the scales `low` and `high`, which
 /// count for the lanes of `d[0]`, `d[1]` and of `d[2]`, `d[3]` as packing leaves them.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn scaled<D: Dp>(d: [__m512i; 4], low: __m512i, high: __m512i) -> __m512i {
     // SAFETY: the caller has the instruction set.
     unsafe {
@@ -276,7 +277,8 @@ unsafe fn scaled<D: Dp>(d: [__m512i; 4], low: __m512i, high: __m512i) -> __m512i
 }
 
 /// `Q4_K` and `Q5_K`: `HIGH` says whether there are fifth bits.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
     rows: &TileRows,
     acts: [Row256<'_>; N],
@@ -371,41 +373,35 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
 
 /// The eight scales and eight minimums of four rows as 16-bit integers, 128 bits a row. `packed` has 12 bytes of
 /// them from byte 4 of each row's 128 bits on.
-#[inline(always)]
-unsafe fn six_bits_of_4(packed: __m512i) -> (__m512i, __m512i) {
-    let words = |[a, b, c, d]: [i32; 4]| {
-        // SAFETY: the caller has the instruction set.
-        unsafe { _mm512_setr_epi32(a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d) }
-    };
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        // With the words [_, a, b, c]: scales are a & 63 and (c & 15 | a >> 2 & 48), minimums b & 63 and
-        // (c >> 4 & 15 | b >> 2 & 48).
-        let low = _mm512_shuffle_epi32::<0b11_10_11_01>(packed);
-        let low = _mm512_srlv_epi32(low, words([0, 0, 0, 4]));
-        let low = _mm512_and_si512(low, words([0x3F3F_3F3F, 0x0F0F_0F0F, 0x3F3F_3F3F, 0x0F0F_0F0F]));
-        let high = _mm512_srli_epi32::<2>(_mm512_shuffle_epi32::<0b10_10_01_01>(packed));
-        let high = _mm512_and_si512(high, words([0, 0x3030_3030, 0, 0x3030_3030]));
-        let bytes = _mm512_or_si512(low, high);
-        let zero = _mm512_setzero_si512();
-        (_mm512_unpacklo_epi8(bytes, zero), _mm512_unpackhi_epi8(bytes, zero))
-    }
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn six_bits_of_4(packed: __m512i) -> (__m512i, __m512i) {
+    let words = |[a, b, c, d]: [i32; 4]| _mm512_setr_epi32(a, b, c, d, a, b, c, d, a, b, c, d, a, b, c, d);
+    // With the words [_, a, b, c]: scales are a & 63 and (c & 15 | a >> 2 & 48), minimums b & 63 and
+    // (c >> 4 & 15 | b >> 2 & 48).
+    let low = _mm512_shuffle_epi32::<0b11_10_11_01>(packed);
+    let low = _mm512_srlv_epi32(low, words([0, 0, 0, 4]));
+    let low = _mm512_and_si512(low, words([0x3F3F_3F3F, 0x0F0F_0F0F, 0x3F3F_3F3F, 0x0F0F_0F0F]));
+    let high = _mm512_srli_epi32::<2>(_mm512_shuffle_epi32::<0b10_10_01_01>(packed));
+    let high = _mm512_and_si512(high, words([0, 0x3030_3030, 0, 0x3030_3030]));
+    let bytes = _mm512_or_si512(low, high);
+    let zero = _mm512_setzero_si512();
+    (_mm512_unpacklo_epi8(bytes, zero), _mm512_unpackhi_epi8(bytes, zero))
 }
 
 /// Where the scales of groups `first` to `first + 3` of row `row` of four lie, for products packed as in
 /// [`scaled`]: groups `first` and `first + 1` in the lower 256 bits, the others in the upper ones.
-#[inline(always)]
-unsafe fn group_scales(row: usize, first: usize) -> __m512i {
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn group_scales(row: usize, first: usize) -> __m512i {
     let at = (8 * row + first) as i64 * 0x0001_0001_0001_0001;
     let group = |i: i64| at + i * 0x0001_0001_0001_0001;
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        _mm512_setr_epi64(group(0), group(1), group(0), group(1), group(2), group(3), group(2), group(3))
-    }
+    _mm512_setr_epi64(group(0), group(1), group(0), group(1), group(2), group(3), group(2), group(3))
 }
 
 /// Sums of each 32 activations of block `b`, as eight 16-bit integers (at most 32 * 127) in every 128 bits.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn sums_of_32(acts: &Row256<'_>, b: usize) -> __m512i {
     // SAFETY: a block has 16 sums; the caller has the instruction set.
     unsafe {
@@ -416,7 +412,8 @@ unsafe fn sums_of_32(acts: &Row256<'_>, b: usize) -> __m512i {
 }
 
 /// `Q6_K`.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N], out: &mut TileOut<N>) {
     const BYTES: usize = 210;
     let ahead = next_tile(rows);

@@ -48,7 +48,8 @@ impl Format256 for Q4K {
         (out.scale, out.minimum_scale) = (f16_at(block, 0), f16_at(block, 2));
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
         // SAFETY: as the caller promises.
         unsafe {
@@ -81,7 +82,8 @@ impl Format256 for Q5K {
         (out.scale, out.minimum_scale) = (f16_at(block, 0), f16_at(block, 2));
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
         // SAFETY: as the caller promises.
         unsafe {
@@ -126,7 +128,8 @@ impl Format256 for Q6K {
         out.scale = f16_at(block, 208);
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
         // SAFETY: as the caller promises.
         unsafe {

@@ -58,7 +58,8 @@ pub(super) trait Format256: 'static {
     /// # Safety
     /// The block is readable, and the machine has AVX-512 (F, BW, DQ, VL).
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4]
     where
         Self: Sized,
@@ -96,7 +97,8 @@ pub(super) trait Format32: 'static {
     /// # Safety
     /// The units are readable, and the machine has AVX-512 (F, BW, DQ, VL).
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i
     where
         Self: Sized,
@@ -110,7 +112,8 @@ pub(super) trait Format32: 'static {
     /// # Safety
     /// As [`Format32::pair_512`].
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512
     where
         Self: Sized,
@@ -124,7 +127,8 @@ pub(super) trait Format32: 'static {
     /// # Safety
     /// As [`Format32::pair_512`].
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn minimums_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512
     where
         Self: Sized,

@@ -49,7 +49,8 @@ impl Format32 for Q4_0 {
         Small { quants: nibbles(&block[2..]), scale: f16_at(block, 0), minimum: 0.0 }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
@@ -58,7 +59,8 @@ impl Format32 for Q4_0 {
         }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
         // SAFETY: as the caller promises.
         unsafe { avx512::f16s_512(rows, units, 18, 0) }
@@ -77,7 +79,8 @@ impl Format32 for Q4_1 {
         Small { quants: nibbles(&block[4..]), scale: f16_at(block, 0), minimum: f16_at(block, 2) }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
@@ -86,13 +89,15 @@ impl Format32 for Q4_1 {
         }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
         // SAFETY: as the caller promises.
         unsafe { avx512::f16s_512(rows, units, 20, 0) }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn minimums_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
         // SAFETY: as the caller promises.
         unsafe { avx512::f16s_512(rows, units, 20, 2) }
@@ -111,7 +116,8 @@ impl Format32 for Q5_0 {
         Small { quants: five_bits(block, 2, 6), scale: f16_at(block, 0), minimum: 0.0 }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
@@ -120,7 +126,8 @@ impl Format32 for Q5_0 {
         }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
         // SAFETY: as the caller promises.
         unsafe { avx512::f16s_512(rows, units, 22, 0) }
@@ -139,7 +146,8 @@ impl Format32 for Q5_1 {
         Small { quants: five_bits(block, 4, 8), scale: f16_at(block, 0), minimum: f16_at(block, 2) }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
@@ -148,13 +156,15 @@ impl Format32 for Q5_1 {
         }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
         // SAFETY: as the caller promises.
         unsafe { avx512::f16s_512(rows, units, 24, 0) }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn minimums_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
         // SAFETY: as the caller promises.
         unsafe { avx512::f16s_512(rows, units, 24, 2) }
@@ -173,7 +183,8 @@ impl Format32 for Q8_0 {
         Small { quants: std::array::from_fn(|i| block[2 + i] ^ 0x80), scale: f16_at(block, 0), minimum: 0.0 }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
@@ -182,7 +193,8 @@ impl Format32 for Q8_0 {
         }
     }
     #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
         // SAFETY: as the caller promises.
         unsafe { avx512::f16s_512(rows, units, 34, 0) }

@@ -1,0 +1,442 @@
+//! AVX-512: a step of a panel is one vector of sixteen weight rows, multiplied with four activations that are
+//! broadcast from memory.
+
+use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, TOKENS, Task};
+use crate::kernels::activations::Activations;
+use crate::kernels::avx512::*;
+use crate::kernels::format::*;
+use crate::kernels::isa::Isa;
+use rawrz_gguf::TensorType;
+use std::arch::x86_64::*;
+use std::array::from_fn;
+use std::marker::PhantomData;
+
+/// Rows of activations that are multiplied at once, so that each load of weights serves so many.
+const WIDE: usize = 8;
+
+pub(super) fn task_of(ty: TensorType, isa: Isa) -> Option<Task> {
+    match isa {
+        Isa::Avx512 => visit(ty, TaskOf(PhantomData::<Rows512<NoVnni>>)),
+        _ => visit(ty, TaskOf(PhantomData::<Rows512<Vnni>>)),
+    }
+}
+
+/// How panels are multiplied.
+pub(super) trait Multiply {
+    /// Whether quants of units of 32 are wanted as signed bytes, without the offset of the type.
+    const SIGNED: bool;
+    /// What there is to do before a task, and after it.
+    ///
+    /// # Safety
+    /// The machine has the instruction set that the implementation is for; so for the others.
+    unsafe fn begin(small: bool);
+    /// # Safety
+    /// As [`Multiply::begin`].
+    unsafe fn end();
+    /// What there is to do with a panel of super-blocks before it is multiplied.
+    ///
+    /// # Safety
+    /// As [`Multiply::begin`].
+    unsafe fn prepare<F: Format256>(panel: &mut Panel);
+    /// Adds the products of super-block `b` to the results.
+    ///
+    /// # Safety
+    /// As [`Multiply::begin`]; the activations have a super-block `b`, and the results a row for each of theirs
+    /// and for their padding in every panel.
+    unsafe fn large<F: Format256>(
+        panels: &[Panel],
+        acts: &Activations,
+        b: usize,
+        out: &mut [[f32; PANEL_ROWS]],
+    );
+    /// Adds the products of units `first` to `first + n - 1`.
+    ///
+    /// # Safety
+    /// As [`Multiply::large`], for the blocks of the units.
+    unsafe fn small<F: Format32>(
+        panels: &[Panel],
+        acts: &Activations,
+        first: usize,
+        n: usize,
+        out: &mut [[f32; PANEL_ROWS]],
+    );
+}
+
+/// The task of a format with one way to multiply.
+pub(super) struct TaskOf<M>(pub(super) PhantomData<M>);
+
+impl<M: Multiply> FormatVisitor for TaskOf<M> {
+    type Out = Task;
+    fn small<F: Format32>(self) -> Task {
+        task_32::<F, M>
+    }
+    fn large<F: Format256>(self) -> Task {
+        task_256::<F, M>
+    }
+}
+
+/// # Safety
+/// As [`Task`].
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn task_256<F: Format256, M: Multiply>(rows: Rows, acts: &Activations, scratch: &mut Scratch) {
+    let n_panels = rows.n_panels().min(MAX_PANELS);
+    scratch.clear(n_panels, acts.n_rows());
+    // SAFETY: as the caller promises.
+    unsafe {
+        M::begin(false);
+        for b in 0..acts.row_len() / PANEL_LEN {
+            for (i, panel) in scratch.panels[..n_panels].iter_mut().enumerate() {
+                fill_256::<F>(panel, &rows.of_panel(i).map(|row| row.add(b * F::TYPE.block_bytes())));
+                M::prepare::<F>(panel);
+            }
+            M::large::<F>(&scratch.panels[..n_panels], acts, b, &mut scratch.results);
+        }
+        M::end();
+    }
+}
+
+/// # Safety
+/// As [`Task`].
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn task_32<F: Format32, M: Multiply>(rows: Rows, acts: &Activations, scratch: &mut Scratch) {
+    let n_panels = rows.n_panels().min(MAX_PANELS);
+    scratch.clear(n_panels, acts.n_rows());
+    let n_units = acts.row_len() / 32 * F::PARTS;
+    // SAFETY: as the caller promises.
+    unsafe {
+        M::begin(true);
+        for first in (0..n_units).step_by(PANEL_LEN / 32) {
+            let n = (n_units - first).min(PANEL_LEN / 32);
+            for (i, panel) in scratch.panels[..n_panels].iter_mut().enumerate() {
+                fill_32::<F>(panel, &rows.of_panel(i), first, n, M::SIGNED);
+            }
+            M::small::<F>(&scratch.panels[..n_panels], acts, first, n, &mut scratch.results);
+        }
+        M::end();
+    }
+}
+
+/// `v[i]` holds elements i of all rows afterwards, where `v[r]` held those of row r before; elements are 32 bits.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
+    let pairs: [__m512i; 16] = from_fn(|i| match i % 2 {
+        0 => _mm512_unpacklo_epi32(v[i], v[i + 1]),
+        _ => _mm512_unpackhi_epi32(v[i - 1], v[i]),
+    });
+    // fours[4i + c]: in lane L of 128 bits, element 4L + c of rows 4i to 4i + 3.
+    let fours: [__m512i; 16] = from_fn(|i| {
+        let (first, c) = (i / 4 * 4, i % 4);
+        let (a, b) = (pairs[first + c / 2], pairs[first + c / 2 + 2]);
+        if c % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
+    });
+    // Lanes 0 and 2, or 1 and 3, of rows 0 to 7 (h = 0) and of rows 8 to 15.
+    let even = |h: usize, c: usize| _mm512_shuffle_i32x4::<0x88>(fours[8 * h + c], fours[8 * h + 4 + c]);
+    let odd = |h: usize, c: usize| _mm512_shuffle_i32x4::<0xDD>(fours[8 * h + c], fours[8 * h + 4 + c]);
+    from_fn(|i| {
+        let c = i % 4;
+        match i / 4 {
+            0 => _mm512_shuffle_i32x4::<0x88>(even(0, c), even(1, c)),
+            1 => _mm512_shuffle_i32x4::<0x88>(odd(0, c), odd(1, c)),
+            2 => _mm512_shuffle_i32x4::<0xDD>(even(0, c), even(1, c)),
+            _ => _mm512_shuffle_i32x4::<0xDD>(odd(0, c), odd(1, c)),
+        }
+    })
+}
+
+/// Puts `panel.rows` in the order of steps.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn transpose_rows(panel: &mut Panel) {
+    for quarter in 0..4 {
+        // SAFETY: 64 bytes of a row of 256, and 16 vectors of 64 bytes of a quarter of the plane.
+        unsafe {
+            let rows = from_fn(|r| _mm512_loadu_si512(panel.rows[r].as_ptr().add(64 * quarter).cast()));
+            let plane = panel.quants[0].as_mut_ptr().add(1024 * quarter);
+            for (i, step) in transpose(rows).into_iter().enumerate() {
+                _mm512_storeu_si512(plane.add(64 * i).cast(), step);
+            }
+        }
+    }
+}
+
+/// Unpacks one super-block of each row.
+///
+/// # Safety
+/// All blocks are readable.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn fill_256<F: Format256>(panel: &mut Panel, blocks: &[*const u8; PANEL_ROWS]) {
+    let mut block = Super::EMPTY;
+    let mut scales = [_mm512_setzero_si512(); PANEL_ROWS];
+    let mut minimums = [_mm512_setzero_si512(); PANEL_ROWS];
+    for r in 0..PANEL_ROWS {
+        // SAFETY: as the caller promises; a row of the panel has room for four vectors.
+        unsafe {
+            let quarters = F::quarters_512(blocks[r], &mut block);
+            for (i, quarter) in quarters.into_iter().enumerate() {
+                _mm512_storeu_si512(panel.rows[r].as_mut_ptr().add(64 * i).cast(), quarter);
+            }
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(block.scales.as_ptr().cast()));
+            scales[r] = _mm512_or_si512(wide, _mm512_slli_epi32::<16>(wide));
+            if F::HAS_MINIMUMS {
+                minimums[r] = _mm512_castsi256_si512(_mm256_loadu_si256(block.minimums.as_ptr().cast()));
+            }
+        }
+        panel.unit_scales[0][r] = block.scale;
+        panel.unit_minimums[0][r] = block.minimum_scale;
+    }
+    transpose_rows(panel);
+    // SAFETY: the arrays are vectors of 64 bytes.
+    unsafe {
+        for (place, group) in panel.scales.iter_mut().zip(transpose(scales)) {
+            _mm512_storeu_si512(place.as_mut_ptr().cast(), group);
+        }
+        if F::HAS_MINIMUMS {
+            for (place, pair) in panel.minimums.iter_mut().zip(transpose(minimums)) {
+                _mm512_storeu_si512(place.as_mut_ptr().cast(), pair);
+            }
+        }
+    }
+}
+
+/// Unpacks `n` units of each row from unit `first` on.
+///
+/// # Safety
+/// All units are readable.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn fill_32<F: Format32>(
+    panel: &mut Panel,
+    rows: &[*const u8; PANEL_ROWS],
+    first: usize,
+    n: usize,
+    signed: bool,
+) {
+    let last = first + n - 1;
+    let halves: [[*const u8; 8]; 2] = [from_fn(|r| rows[r]), from_fn(|r| rows[8 + r])];
+    for pair in 0..n.div_ceil(2) {
+        let units = [first + 2 * pair, (first + 2 * pair + 1).min(last)];
+        // SAFETY: as the caller promises; a row of the panel has room for four vectors.
+        unsafe {
+            for (row, place) in rows.iter().zip(&mut panel.rows) {
+                let mut quants = F::pair_512(*row, units);
+                if signed {
+                    quants = _mm512_sub_epi8(quants, _mm512_set1_epi8(F::OFFSET as i8));
+                }
+                _mm512_storeu_si512(place.as_mut_ptr().add(64 * pair).cast(), quants);
+            }
+            let [low, high] = [F::scales_512(&halves[0], units), F::scales_512(&halves[1], units)];
+            store_pair(&mut panel.unit_scales, pair, low, high);
+            if F::HAS_MINIMUM {
+                let [low, high] = [F::minimums_512(&halves[0], units), F::minimums_512(&halves[1], units)];
+                store_pair(&mut panel.unit_minimums, pair, low, high);
+            }
+        }
+    }
+    transpose_rows(panel);
+}
+
+/// Floats of two units: `low` holds those of weight rows 0 to 7 (the first unit's, then the second's), `high` those
+/// of the others.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn store_pair(units: &mut [[f32; PANEL_ROWS]; 8], pair: usize, low: __m512, high: __m512) {
+    // SAFETY: a unit is 16 floats.
+    unsafe {
+        _mm512_storeu_ps(units[2 * pair].as_mut_ptr(), _mm512_shuffle_f32x4::<0x44>(low, high));
+        _mm512_storeu_ps(units[2 * pair + 1].as_mut_ptr(), _mm512_shuffle_f32x4::<0xEE>(low, high));
+    }
+}
+
+/// The sixteen 32-bit values of `row`, whatever they are.
+///
+/// # Safety
+/// `T` is 64 bytes of plain values.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn vector<T>(row: &T) -> __m512i {
+    const { assert!(size_of::<T>() == 64) };
+    // SAFETY: 64 bytes, as just checked.
+    unsafe { _mm512_loadu_si512(std::ptr::from_ref(row).cast()) }
+}
+
+/// Adds the terms of a super-block to the results of one row of activations.
+///
+/// `sum` is the integer dot of each weight row, `scale` that of the activations.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) fn add_large<F: Format256, D: Dp>(
+    panel: &Panel,
+    sum: __m512i,
+    scale: f32,
+    sums: &[i16; 16],
+    out: &mut [f32; PANEL_ROWS],
+) {
+    let scale = _mm512_set1_ps(scale);
+    // SAFETY: all rows are 16 values; the callers have what `D` needs.
+    unsafe {
+        let scales = _mm512_mul_ps(_mm512_castsi512_ps(vector(&panel.unit_scales[0])), scale);
+        let mut acc = _mm512_castsi512_ps(vector(out));
+        acc = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sum), acc);
+        if F::HAS_MINIMUMS {
+            let mut minimum = _mm512_setzero_si512();
+            for (pair, sums) in panel.minimums.iter().zip(sums.as_chunks::<2>().0) {
+                let sums = _mm512_set1_epi32(sums.as_ptr().cast::<i32>().read_unaligned());
+                minimum = D::dp_16(minimum, vector(pair), sums);
+            }
+            let scales = _mm512_mul_ps(_mm512_castsi512_ps(vector(&panel.unit_minimums[0])), scale);
+            acc = _mm512_fnmadd_ps(scales, _mm512_cvtepi32_ps(minimum), acc);
+        }
+        _mm512_storeu_ps(out.as_mut_ptr(), acc);
+    }
+}
+
+/// Vector dots.
+struct Rows512<D>(PhantomData<D>);
+
+impl<D: Dp> Multiply for Rows512<D> {
+    const SIGNED: bool = false;
+
+    unsafe fn begin(_: bool) {}
+    unsafe fn end() {}
+    unsafe fn prepare<F: Format256>(_: &mut Panel) {}
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn large<F: Format256>(
+        panels: &[Panel],
+        acts: &Activations,
+        b: usize,
+        out: &mut [[f32; PANEL_ROWS]],
+    ) {
+        let n = acts.n_rows();
+        for first in (0..n).step_by(WIDE) {
+            // The last row stands in for those that are missing, and is not stored twice.
+            let places: [usize; WIDE] = from_fn(|t| (first + t).min(n - 1));
+            let inputs = places.map(|t| acts.row_256(t));
+            // SAFETY: the activations have 256 quants for each super-block.
+            let quants = inputs.map(|row| unsafe { row.quants.as_ptr().add(PANEL_LEN * b) });
+            for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
+                let mut totals = [_mm512_setzero_si512(); WIDE];
+                let steps = F::GROUP.min(64) / 4;
+                for group in 0..64 / steps {
+                    let mut sums = [_mm512_setzero_si512(); WIDE];
+                    for step in group * steps..(group + 1) * steps {
+                        // SAFETY: step is below 64, of which the plane and 256 activations have so many.
+                        unsafe {
+                            let weights = _mm512_loadu_si512(panel.quants[0].as_ptr().add(64 * step).cast());
+                            for t in 0..WIDE {
+                                let four = quants[t].add(4 * step).cast::<i32>().read_unaligned();
+                                let four = _mm512_set1_epi32(four);
+                                sums[t] = match F::MAX_QUANT {
+                                    ..128 => D::dp(sums[t], weights, four),
+                                    _ => D::dp_8_bit(sums[t], weights, four),
+                                };
+                            }
+                        }
+                    }
+                    // SAFETY: a group of scales is 64 bytes.
+                    let scale = _mm512_srai_epi32::<16>(unsafe { vector(&panel.scales[group * steps / 4]) });
+                    for t in 0..WIDE {
+                        totals[t] = _mm512_add_epi32(totals[t], _mm512_mullo_epi32(sums[t], scale));
+                    }
+                }
+                for t in 0..WIDE.min(n - first) {
+                    let sums = &inputs[t].sums.as_chunks::<16>().0[b];
+                    let mut total = totals[t];
+                    if F::OFFSET != 0 {
+                        total = _mm512_sub_epi32(total, offset::<F, D>(panel, sums));
+                    }
+                    add_large::<F, D>(panel, total, inputs[t].scales[b], sums, &mut out[places[t]]);
+                }
+            }
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn small<F: Format32>(
+        panels: &[Panel],
+        acts: &Activations,
+        first_unit: usize,
+        n_units: usize,
+        out: &mut [[f32; PANEL_ROWS]],
+    ) {
+        let n = acts.n_rows();
+        for first in (0..n).step_by(WIDE) {
+            let places: [usize; WIDE] = from_fn(|t| (first + t).min(n - 1));
+            let inputs = places.map(|t| acts.row_32(t));
+            for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
+                // SAFETY: the results are 16 floats each.
+                let mut acc = places.map(|t| _mm512_castsi512_ps(unsafe { vector(&out[t]) }));
+                for unit in 0..n_units {
+                    let b = (first_unit + unit) / F::PARTS;
+                    let mut sums = [_mm512_setzero_si512(); WIDE];
+                    for step in 0..8 {
+                        // SAFETY: a unit is 8 steps of the plane and 32 activations of block `b`, which is there.
+                        unsafe {
+                            let at = 64 * (8 * unit + step);
+                            let weights = _mm512_loadu_si512(panel.quants[0].as_ptr().add(at).cast());
+                            for t in 0..WIDE {
+                                let four = inputs[t].quants.as_ptr().add(32 * b + 4 * step);
+                                let four = _mm512_set1_epi32(four.cast::<i32>().read_unaligned());
+                                sums[t] = match F::MAX_QUANT {
+                                    ..128 => D::dp(sums[t], weights, four),
+                                    _ => D::dp_8_bit(sums[t], weights, four),
+                                };
+                            }
+                        }
+                    }
+                    for t in 0..WIDE {
+                        let offset = i32::from(F::OFFSET) * inputs[t].sums[b];
+                        let sum = _mm512_sub_epi32(sums[t], _mm512_set1_epi32(offset));
+                        let row = (inputs[t].scales[b], inputs[t].scaled_sums[b]);
+                        acc[t] = add_small::<F>(panel, unit, sum, row, acc[t]);
+                    }
+                }
+                for (t, acc) in places.into_iter().zip(acc) {
+                    // SAFETY: the results are 16 floats each.
+                    unsafe { _mm512_storeu_ps(out[t].as_mut_ptr(), acc) };
+                }
+            }
+        }
+    }
+}
+
+/// Adds the terms of a unit of 32; `row` are the scale and the scaled sum of the activations.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) fn add_small<F: Format32>(
+    panel: &Panel,
+    unit: usize,
+    sum: __m512i,
+    (scale, scaled_sum): (f32, f32),
+    mut acc: __m512,
+) -> __m512 {
+    // SAFETY: all rows are 16 values.
+    unsafe {
+        let scales = _mm512_castsi512_ps(vector(&panel.unit_scales[unit]));
+        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
+        acc = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sum), acc);
+        if F::HAS_MINIMUM {
+            let minimums = _mm512_castsi512_ps(vector(&panel.unit_minimums[unit]));
+            acc = _mm512_fmadd_ps(minimums, _mm512_set1_ps(scaled_sum), acc);
+        }
+        acc
+    }
+}
+
+/// What the offset of the quants adds to the dot of each weight row.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn offset<F: Format256, D: Dp>(panel: &Panel, sums: &[i16; 16]) -> __m512i {
+    let mut offset = _mm512_setzero_si512();
+    for (scales, sum) in panel.scales.iter().zip(sums) {
+        // Scales stand twice in a lane: one of them is multiplied with the sum, the other with 0.
+        let sum = _mm512_set1_epi32(i32::from(*sum as u16));
+        // SAFETY: a group of scales is 64 bytes; the callers have what `D` needs.
+        offset = unsafe { D::dp_16(offset, vector(scales), sum) };
+    }
+    _mm512_mullo_epi32(offset, _mm512_set1_epi32(i32::from(F::OFFSET)))
+}
