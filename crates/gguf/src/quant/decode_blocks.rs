@@ -72,6 +72,7 @@ pub(super) fn iq4_nl(block: &[u8; iq4_nl::BLOCK_BYTES], out: &mut [f32; iq4_nl::
 
 /// Half of an E8M0 scale, `2^(e - 128)`, to go with the doubled [`FP4_VALUES`]. The reserved NaN code 255 counts as
 /// `2^127`, as in ggml.
+#[inline]
 pub fn e8m0_half(e: u8) -> f32 {
     match e {
         // Below the normal range of f32.
@@ -90,6 +91,7 @@ pub(super) fn mxfp4(block: &[u8; mxfp4::BLOCK_BYTES], out: &mut [f32; mxfp4::BLO
 
 /// Half of an unsigned E4M3 scale (bias 7, the top bit unused), to go with the doubled [`FP4_VALUES`]. Its NaN code 0x7f
 /// counts as 0, as in ggml.
+#[inline]
 pub fn ue4m3_half(x: u8) -> f32 {
     let exponent = u32::from(x >> 3 & 0xf);
     let mantissa = x & 7;

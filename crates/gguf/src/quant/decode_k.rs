@@ -24,6 +24,7 @@ pub(super) fn q2_k(block: &[u8; q2_k::BLOCK_BYTES], out: &mut [f32; q2_k::BLOCK_
 }
 
 /// The scale of group `group` (0 to 15) of a Q3_K block, -32 to 31, from its 12 bytes of scales.
+#[inline]
 pub fn q3_k_scale(scales: &[u8; 12], group: usize) -> i8 {
     let low = scales[group % 8] >> (group / 8 * 4) & 0xf;
     let high = scales[8 + group % 4] >> (group / 4 * 2) & 3;
@@ -122,12 +123,16 @@ pub(super) fn iq4_xs(block: &[u8; iq4_xs::BLOCK_BYTES], out: &mut [f32; iq4_xs::
     }
 }
 
-/// Base-3 digit `n` of a byte, as -1, 0 or 1. The byte is a fraction of 256; times `3^n` its next digit is on top.
+/// Base-3 digit `n` (0 to 4, the first on top) of a byte of TQ1_0, 0 to 2: one more than the weight. The byte is a
+/// fraction of 256; times `3^n` its next digit is on top.
+///
+/// # Panics
+/// When `n` is above 4.
 #[inline]
-fn trit(byte: u8, n: usize) -> i8 {
+pub fn trit(byte: u8, n: usize) -> u8 {
     const POWERS: [u8; 5] = [1, 3, 9, 27, 81];
     let shifted = byte.wrapping_mul(POWERS[n]);
-    ((u16::from(shifted) * 3) >> 8) as i8 - 1
+    ((u16::from(shifted) * 3) >> 8) as u8
 }
 
 pub(super) fn tq1_0(block: &[u8; tq1_0::BLOCK_BYTES], out: &mut [f32; tq1_0::BLOCK_LEN]) {
@@ -140,7 +145,7 @@ pub(super) fn tq1_0(block: &[u8; tq1_0::BLOCK_BYTES], out: &mut [f32; tq1_0::BLO
             160..240 => trit(qs[32 + i % 16], (i - 160) / 16),
             _ => trit(qh[i % 4], (i - 240) / 4),
         };
-        *out = d * f32::from(digit);
+        *out = d * f32::from(digit as i8 - 1);
     }
 }
 

@@ -18,7 +18,7 @@ use half::{bf16, f16};
 use crate::TensorType;
 use block::each_block;
 pub use decode_blocks::{e8m0_half, ue4m3_half};
-pub use decode_k::{q3_k_scale, scale_min_k4};
+pub use decode_k::{q3_k_scale, scale_min_k4, trit};
 pub use encode::{EncodeError, can_encode, encode_row};
 
 /// Why a row could not be decoded. The caller's buffers do not fit the type; no bit pattern of a block is an error.

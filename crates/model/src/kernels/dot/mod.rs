@@ -73,23 +73,48 @@ mod tests {
     use super::*;
     use half::f16;
 
-    const TYPES: [TensorType; 8] = [
-        TensorType::Q4_0,
-        TensorType::Q4_1,
-        TensorType::Q5_0,
-        TensorType::Q5_1,
-        TensorType::Q8_0,
-        TensorType::Q4K,
-        TensorType::Q5K,
-        TensorType::Q6K,
-    ];
+    /// Every type that comes in blocks.
+    fn types() -> impl Iterator<Item = TensorType> {
+        TensorType::ALL.iter().copied().filter(|ty| ty.block_len() > 1)
+    }
 
-    /// Where the f16 scales of a block stand.
-    fn scale_offsets(ty: TensorType) -> &'static [usize] {
-        match ty {
-            TensorType::Q4_1 | TensorType::Q5_1 | TensorType::Q4K | TensorType::Q5K => &[0, 2],
-            TensorType::Q6K => &[208],
-            _ => &[0],
+    /// Gives a block finite scales of moderate size, which are what `next` makes.
+    fn set_scales(ty: TensorType, block: &mut [u8], mut next: impl FnMut() -> u32) {
+        use rawrz_gguf::quant::layout::*;
+        let mut scale = || (next() % 2000) as f32 / 1000.0 - 1.0;
+        let fields = match ty {
+            TensorType::Q4_1 => vec![q4_1::D, q4_1::M],
+            TensorType::Q5_1 => vec![q5_1::D, q5_1::M],
+            TensorType::Q2K => vec![q2_k::D, q2_k::DMIN],
+            TensorType::Q3K => vec![q3_k::D],
+            TensorType::Q4K => vec![q4_k::D, q4_k::DMIN],
+            TensorType::Q5K => vec![q5_k::D, q5_k::DMIN],
+            TensorType::Q6K => vec![q6_k::D],
+            TensorType::TQ1_0 => vec![tq1_0::D],
+            TensorType::TQ2_0 => vec![tq2_0::D],
+            TensorType::Q8K => {
+                block[q8_k::D].copy_from_slice(&scale().to_le_bytes());
+                return;
+            }
+            // The nibbles of an f16 are on top of four words.
+            TensorType::IQ1M => {
+                let bits = f16::from_f32(scale()).to_bits();
+                for (i, word) in block[iq1_m::SCALES].as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                    word[1] = word[1] & 15 | ((bits >> (4 * i) & 15) << 4) as u8;
+                }
+                return;
+            }
+            // Powers of two, 2^-12 to 2^3.
+            TensorType::MXFP4 => {
+                block[mxfp4::E.start] = 116 + (next() % 16) as u8;
+                return;
+            }
+            // Any byte is a finite scale. The rest has its scale where Q4_0 has it.
+            TensorType::NVFP4 => return,
+            _ => vec![q4_0::D],
+        };
+        for field in fields {
+            block[field].copy_from_slice(&f16::from_f32(scale()).to_le_bytes());
         }
     }
 
@@ -105,10 +130,7 @@ mod tests {
             .map(|_| if extreme { [0x00, 0xFF, 0x80, 0x7F][next() as usize % 4] } else { next() as u8 })
             .collect();
         for block in bytes.chunks_mut(size) {
-            for offset in scale_offsets(ty) {
-                let scale = (next() % 2000) as f32 / 1000.0 - 1.0;
-                block[*offset..offset + 2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
-            }
+            set_scales(ty, block, &mut next);
         }
         bytes
     }
@@ -146,7 +168,7 @@ mod tests {
 
     #[test]
     fn every_instruction_set_gives_the_bits_of_the_scalar_dot() {
-        for ty in TYPES {
+        for ty in types() {
             let expected = scalar::dot_of(ty).unwrap();
             for isa in Isa::available() {
                 let dot = dot_of(ty, isa).unwrap();
@@ -167,7 +189,7 @@ mod tests {
 
     #[test]
     fn the_scalar_dot_agrees_with_the_decoder() {
-        for ty in TYPES {
+        for ty in types() {
             let dot = scalar::dot_of(ty).unwrap();
             let n_blocks = 4;
             let k = n_blocks * ty.block_len();

@@ -6,25 +6,21 @@ use crate::kernels::format::*;
 use rawrz_gguf::TensorType;
 
 pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
-    Some(match ty {
-        TensorType::Q4_0 => dot_32_of::<Q4_0>(),
-        TensorType::Q4_1 => dot_32_of::<Q4_1>(),
-        TensorType::Q5_0 => dot_32_of::<Q5_0>(),
-        TensorType::Q5_1 => dot_32_of::<Q5_1>(),
-        TensorType::Q8_0 => dot_32_of::<Q8_0>(),
-        TensorType::Q4K => dot_256_of::<Q4K>(),
-        TensorType::Q5K => dot_256_of::<Q5K>(),
-        TensorType::Q6K => dot_256_of::<Q6K>(),
-        _ => return None,
-    })
+    visit(ty, Scalar)
 }
 
-fn dot_32_of<F: Format32>() -> Dot {
-    Dot::Block32(dot_32::<F, 1>, dot_32::<F, WIDE>)
-}
+struct Scalar;
 
-fn dot_256_of<F: Format256>() -> Dot {
-    Dot::Block256(dot_256::<F, 1>, dot_256::<F, WIDE>)
+impl FormatVisitor for Scalar {
+    type Out = Dot;
+
+    fn small<F: Format32>(self) -> Dot {
+        Dot::Block32(dot_32::<F, 1>, dot_32::<F, WIDE>)
+    }
+
+    fn large<F: Format256>(self) -> Dot {
+        Dot::Block256(dot_256::<F, 1>, dot_256::<F, WIDE>)
+    }
 }
 
 /// # Safety

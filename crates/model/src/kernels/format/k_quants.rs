@@ -1,9 +1,10 @@
-//! K-quants: super-blocks of 256 with integer scales of 16 or 32 weights.
+//! K-quants: super-blocks of 256 with integer scales of 16 or 32 weights. `IQ4_XS` is like them, but for a table.
 
 #[cfg(target_arch = "x86_64")]
 use super::super::avx512;
-use super::{Format256, Super, f16_at};
+use super::{Format256, IQ4_QUANTS, Super, f16_at};
 use rawrz_gguf::TensorType;
+use rawrz_gguf::quant::q3_k_scale;
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::__m512i;
 
@@ -30,6 +31,62 @@ fn chunked_nibbles(bytes: &[u8], out: &mut [u8; 256]) {
             out[i] = bytes[i] & 15;
             out[i + 32] = bytes[i] >> 4;
         }
+    }
+}
+
+/// Two bits in four planes: each 32 bytes hold 128 weights, bits `2j` of byte i being weight `32j + i`.
+#[inline(always)]
+pub(super) fn two_bit_planes(bytes: &[u8], out: &mut [u8; 256]) {
+    for (bytes, out) in bytes.as_chunks::<32>().0.iter().zip(out.as_chunks_mut::<128>().0) {
+        for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for i in 0..32 {
+                out[i] = bytes[i] >> (2 * j) & 3;
+            }
+        }
+    }
+}
+
+pub(in super::super) struct Q2K;
+impl Format256 for Q2K {
+    const TYPE: TensorType = TensorType::Q2K;
+    const OFFSET: u8 = 0;
+    const MAX_QUANT: u8 = 3;
+    const GROUP: usize = 16;
+    const HAS_MINIMUMS: bool = true;
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Super) {
+        let block = &block[..84];
+        two_bit_planes(&block[16..80], &mut out.quants);
+        for (group, packed) in block[..16].iter().enumerate() {
+            out.scales[group] = i16::from(packed & 15);
+            out.minimums[group] = i16::from(packed >> 4);
+        }
+        (out.scale, out.minimum_scale) = (f16_at(block, 80), f16_at(block, 82));
+    }
+}
+
+pub(in super::super) struct Q3K;
+impl Format256 for Q3K {
+    const TYPE: TensorType = TensorType::Q3K;
+    const OFFSET: u8 = 4;
+    const MAX_QUANT: u8 = 7;
+    const GROUP: usize = 16;
+    const HAS_MINIMUMS: bool = false;
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Super) {
+        let block = &block[..110];
+        two_bit_planes(&block[32..96], &mut out.quants);
+        // Bit j of high byte i belongs to weight 32j + i.
+        for (j, quants) in out.quants.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            for (q, high) in quants.iter_mut().zip(&block[..32]) {
+                *q |= (high >> j & 1) << 2;
+            }
+        }
+        let packed = std::array::from_fn(|i| block[96 + i]);
+        for (group, scale) in out.scales.iter_mut().enumerate() {
+            *scale = i16::from(q3_k_scale(&packed, group));
+        }
+        out.scale = f16_at(block, 108);
     }
 }
 
@@ -138,5 +195,51 @@ impl Format256 for Q6K {
             out.scale = f16_at(bytes, 208);
             avx512::six_bits_512(block)
         }
+    }
+}
+
+pub(in super::super) struct Q8K;
+impl Format256 for Q8K {
+    const TYPE: TensorType = TensorType::Q8K;
+    const OFFSET: u8 = 128;
+    const MAX_QUANT: u8 = 255;
+    const GROUP: usize = 256;
+    const HAS_MINIMUMS: bool = false;
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Super) {
+        let block = &block[..292];
+        for (out, byte) in out.quants.iter_mut().zip(&block[4..260]) {
+            *out = byte ^ 0x80;
+        }
+        out.scales = [1; 16];
+        out.scale = f32::from_le_bytes([block[0], block[1], block[2], block[3]]);
+    }
+}
+
+pub(in super::super) struct IQ4XS;
+impl Format256 for IQ4XS {
+    const TYPE: TensorType = TensorType::IQ4XS;
+    const OFFSET: u8 = 128;
+    const MAX_QUANT: u8 = 241;
+    const GROUP: usize = 32;
+    const HAS_MINIMUMS: bool = false;
+    #[inline(always)]
+    fn unpack(block: &[u8], out: &mut Super) {
+        let block = &block[..136];
+        // Each 16 bytes hold 32 weights: low nibbles first.
+        for (bytes, out) in block[8..].as_chunks::<16>().0.iter().zip(out.quants.as_chunks_mut::<32>().0) {
+            for i in 0..16 {
+                out[i] = IQ4_QUANTS[usize::from(bytes[i] & 15)];
+                out[i + 16] = IQ4_QUANTS[usize::from(bytes[i] >> 4)];
+            }
+        }
+        // Scales are 32 too large: low nibbles in 4 bytes, two high bits each in the word before them.
+        let high = u16::from_le_bytes([block[2], block[3]]);
+        for group in 0..8 {
+            let low = block[4 + group / 2] >> (4 * (group % 2)) & 15;
+            let scale = i16::from(low) + (high >> (2 * group) & 3) as i16 * 16;
+            out.scales[2 * group..2 * group + 2].fill(scale - 32);
+        }
+        out.scale = f16_at(block, 0);
     }
 }

@@ -8,11 +8,15 @@
 //! Implementations are portable, `#[inline(always)]` and written as plain loops over arrays, because they are
 //! compiled once inside each kernel with its instruction set.
 
+mod grid;
 mod k_quants;
 mod small;
+mod ternary;
 
+pub(super) use grid::*;
 pub(super) use k_quants::*;
 pub(super) use small::*;
+pub(super) use ternary::*;
 
 #[cfg(target_arch = "x86_64")]
 use super::avx512;
@@ -47,7 +51,7 @@ pub(super) trait Format256: 'static {
     const OFFSET: u8;
     /// The largest quant, offset included.
     const MAX_QUANT: u8;
-    /// Weights that share a scale: 16, 32 or 256.
+    /// Weights that share a scale: 16 or 32, or 256 where there are no scales of groups and all are 1.
     const GROUP: usize;
     const HAS_MINIMUMS: bool;
     /// Reads the one block that `block` is.
@@ -138,26 +142,28 @@ pub(super) trait Format32: 'static {
     }
 }
 
-/// Takes the format of a type.
+/// Code that is generic over formats, to be instantiated for one of them by [`visit`].
 pub(super) trait FormatVisitor {
     type Out;
     fn small<F: Format32>(self) -> Self::Out;
     fn large<F: Format256>(self) -> Self::Out;
 }
 
-/// Calls `visitor` with the format of `ty`; `None` for types without blocks.
+/// Calls `visitor` with the format of `ty`; `None` for types without blocks. The one list of all formats.
 pub(super) fn visit<V: FormatVisitor>(ty: TensorType, visitor: V) -> Option<V::Out> {
-    Some(match ty {
-        TensorType::Q4_0 => visitor.small::<Q4_0>(),
-        TensorType::Q4_1 => visitor.small::<Q4_1>(),
-        TensorType::Q5_0 => visitor.small::<Q5_0>(),
-        TensorType::Q5_1 => visitor.small::<Q5_1>(),
-        TensorType::Q8_0 => visitor.small::<Q8_0>(),
-        TensorType::Q4K => visitor.large::<Q4K>(),
-        TensorType::Q5K => visitor.large::<Q5K>(),
-        TensorType::Q6K => visitor.large::<Q6K>(),
-        _ => return None,
-    })
+    macro_rules! formats {
+        (small: $($small:ident)*; large: $($large:ident)*;) => {
+            match ty {
+                $(TensorType::$small => Some(visitor.small::<$small>()),)*
+                $(TensorType::$large => Some(visitor.large::<$large>()),)*
+                _ => None,
+            }
+        };
+    }
+    formats! {
+        small: Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 Q8_1 IQ4NL MXFP4 NVFP4 Q1_0 Q2_0;
+        large: Q2K Q3K Q4K Q5K Q6K Q8K IQ4XS IQ2XXS IQ2XS IQ2S IQ3XXS IQ3S IQ1S IQ1M TQ1_0 TQ2_0;
+    }
 }
 
 /// The f16 at `offset`, widened without a branch that could be mispredicted: kernels call this per block.
@@ -174,8 +180,73 @@ fn f16_at(bytes: &[u8], offset: usize) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::f16_at;
+    use super::*;
     use half::f16;
+
+    /// Checks what the formats promise, on one block of any bytes.
+    struct Promises<'a>(&'a [u8]);
+
+    impl FormatVisitor for Promises<'_> {
+        type Out = ();
+
+        fn small<F: Format32>(self) {
+            assert!(F::OFFSET == 128 || F::MAX_QUANT <= 127);
+            for unit in 0..F::TYPE.block_len() / 32 * F::PARTS {
+                let small = F::unpack(self.0, unit);
+                assert!(small.quants.iter().all(|q| *q <= F::MAX_QUANT), "{:?}", F::TYPE);
+                assert!(F::HAS_MINIMUM || small.minimum == 0.0);
+                let len = 32 / F::PARTS;
+                let part = len * (unit % F::PARTS)..len * (unit % F::PARTS + 1);
+                let others = small.quants.iter().enumerate().filter(|(i, _)| !part.contains(i));
+                assert!(others.into_iter().all(|(_, q)| *q == F::OFFSET), "{:?}", F::TYPE);
+            }
+        }
+
+        fn large<F: Format256>(self) {
+            assert!(F::OFFSET == 128 || F::MAX_QUANT <= 127);
+            assert!([16, 32, 256].contains(&F::GROUP));
+            let mut block = Super::EMPTY;
+            F::unpack(self.0, &mut block);
+            let mut largest_sum = 0;
+            for (i, q) in block.quants.iter().enumerate() {
+                assert!(*q <= F::MAX_QUANT, "{:?}", F::TYPE);
+                let weight = i32::from(block.scales[i / 16]) * (i32::from(*q) - i32::from(F::OFFSET));
+                assert!(i16::try_from(weight).is_ok(), "{:?}", F::TYPE);
+                largest_sum += i64::from(weight).abs() * 127;
+            }
+            assert!(i32::try_from(largest_sum).is_ok());
+            let per_group = F::GROUP / 16;
+            for values in [block.scales, block.minimums] {
+                assert!(values.chunks(per_group).all(|group| group.iter().all(|v| *v == group[0])));
+            }
+            assert!(F::GROUP < 256 || block.scales[0] == 1);
+        }
+    }
+
+    #[test]
+    fn every_type_with_blocks_keeps_its_promises() {
+        let mut state = 9u64;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as u8
+        };
+        for ty in TensorType::ALL.iter().copied() {
+            let mut found = false;
+            for round in 0..300 {
+                let block: Vec<u8> = (0..ty.block_bytes())
+                    .map(|_| {
+                        if round % 2 == 0 {
+                            next()
+                        } else {
+                            [0x00, 0xFF, 0x80, 0x7F][usize::from(next() & 3)]
+                        }
+                    })
+                    .collect();
+                found = visit(ty, Promises(&block)).is_some();
+            }
+            assert_eq!(found, ty.block_len() > 1, "{ty:?}");
+        }
+    }
 
     #[test]
     fn every_f16_widens_as_the_library_does() {

@@ -4,6 +4,8 @@
 use super::super::avx512;
 use super::{Format32, Small, f16_at};
 use rawrz_gguf::TensorType;
+use rawrz_gguf::quant::tables::{FP4_VALUES, IQ4_VALUES};
+use rawrz_gguf::quant::{e8m0_half, ue4m3_half};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{__m512, __m512i, _mm512_set1_epi8, _mm512_xor_si512};
 
@@ -198,5 +200,117 @@ impl Format32 for Q8_0 {
     unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
         // SAFETY: as the caller promises.
         unsafe { avx512::f16s_512(rows, units, 34, 0) }
+    }
+}
+
+pub(in super::super) struct Q8_1;
+impl Format32 for Q8_1 {
+    const TYPE: TensorType = TensorType::Q8_1;
+    const OFFSET: u8 = 128;
+    const MAX_QUANT: u8 = 255;
+    const HAS_MINIMUM: bool = false;
+    #[inline(always)]
+    fn unpack(row: &[u8], unit: usize) -> Small {
+        let block = block_of::<36>(row, unit);
+        Small { quants: std::array::from_fn(|i| block[4 + i] ^ 0x80), scale: f16_at(block, 0), minimum: 0.0 }
+    }
+}
+
+/// A table of values with `offset` added, so that all are unsigned.
+const fn unsigned(values: &[i8; 16], offset: u8) -> [u8; 16] {
+    let mut out = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        out[i] = offset.wrapping_add_signed(values[i]);
+        i += 1;
+    }
+    out
+}
+
+/// The values of `IQ4_NL` and `IQ4_XS`, 128 too large: 1 to 241.
+pub(in super::super) const IQ4_QUANTS: [u8; 16] = unsigned(&IQ4_VALUES, 128);
+
+/// The values of FP4, 12 too large: 0 to 24.
+pub(in super::super) const FP4_QUANTS: [u8; 16] = unsigned(&FP4_VALUES, 12);
+
+pub(in super::super) struct IQ4NL;
+impl Format32 for IQ4NL {
+    const TYPE: TensorType = TensorType::IQ4NL;
+    const OFFSET: u8 = 128;
+    const MAX_QUANT: u8 = 241;
+    const HAS_MINIMUM: bool = false;
+    #[inline(always)]
+    fn unpack(row: &[u8], unit: usize) -> Small {
+        let block = block_of::<18>(row, unit);
+        let quants = nibbles(&block[2..]).map(|q| IQ4_QUANTS[usize::from(q)]);
+        Small { quants, scale: f16_at(block, 0), minimum: 0.0 }
+    }
+}
+
+pub(in super::super) struct MXFP4;
+impl Format32 for MXFP4 {
+    const TYPE: TensorType = TensorType::MXFP4;
+    const OFFSET: u8 = 12;
+    const MAX_QUANT: u8 = 24;
+    const HAS_MINIMUM: bool = false;
+    #[inline(always)]
+    fn unpack(row: &[u8], unit: usize) -> Small {
+        let block = block_of::<17>(row, unit);
+        let quants = nibbles(&block[1..]).map(|q| FP4_QUANTS[usize::from(q)]);
+        Small { quants, scale: e8m0_half(block[0]), minimum: 0.0 }
+    }
+}
+
+/// 64 weights a block; a unit is one of its four groups of 16, two of which are parts of the same 32 weights.
+pub(in super::super) struct NVFP4;
+impl Format32 for NVFP4 {
+    const TYPE: TensorType = TensorType::NVFP4;
+    const OFFSET: u8 = 12;
+    const MAX_QUANT: u8 = 24;
+    const HAS_MINIMUM: bool = false;
+    const PARTS: usize = 2;
+    #[inline(always)]
+    fn unpack(row: &[u8], unit: usize) -> Small {
+        let (block, group) = (block_of::<36>(row, unit / 4), unit % 4);
+        let packed = &block[4 + 8 * group..][..8];
+        let mut quants = [Self::OFFSET; 32];
+        let part = &mut quants[16 * (unit % 2)..][..16];
+        for i in 0..8 {
+            part[i] = FP4_QUANTS[usize::from(packed[i] & 15)];
+            part[i + 8] = FP4_QUANTS[usize::from(packed[i] >> 4)];
+        }
+        Small { quants, scale: ue4m3_half(block[group]), minimum: 0.0 }
+    }
+}
+
+/// 128 weights a block, of which a unit is 32.
+pub(in super::super) struct Q1_0;
+impl Format32 for Q1_0 {
+    const TYPE: TensorType = TensorType::Q1_0;
+    const OFFSET: u8 = 1;
+    const MAX_QUANT: u8 = 2;
+    const HAS_MINIMUM: bool = false;
+    #[inline(always)]
+    fn unpack(row: &[u8], unit: usize) -> Small {
+        let block = block_of::<18>(row, unit / 4);
+        let packed = &block[2 + 4 * (unit % 4)..][..4];
+        let quants = std::array::from_fn(|i| (packed[i / 8] >> (i % 8) & 1) << 1);
+        Small { quants, scale: f16_at(block, 0), minimum: 0.0 }
+    }
+}
+
+/// 64 weights a block, of which a unit is 32.
+pub(in super::super) struct Q2_0;
+impl Format32 for Q2_0 {
+    const TYPE: TensorType = TensorType::Q2_0;
+    const OFFSET: u8 = 1;
+    const MAX_QUANT: u8 = 3;
+    const HAS_MINIMUM: bool = false;
+    #[inline(always)]
+    fn unpack(row: &[u8], unit: usize) -> Small {
+        let block = block_of::<18>(row, unit / 2);
+        let packed = &block[2 + 8 * (unit % 2)..][..8];
+        let quants = std::array::from_fn(|i| packed[i / 4] >> (2 * (i % 4)) & 3);
+        Small { quants, scale: f16_at(block, 0), minimum: 0.0 }
     }
 }
