@@ -3,7 +3,7 @@
 use crate::error::{OpenError, RunError};
 use crate::files::ModelFiles;
 use rawrz_gguf::{Gguf, ShardSet};
-use rawrz_model::{Isa, Model, Precision, Runner};
+use rawrz_model::{BATCH_LENS, Isa, Model, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
 use rawrz_residency::{MappedSource, Source};
 use rawrz_text::{ChatTemplate, TemplateError, Tokenizer};
@@ -49,6 +49,7 @@ pub struct Engine {
     template: Result<Option<ChatTemplate>, TemplateError>,
     runner: Mutex<Runner>,
     n_threads: usize,
+    batch_len: usize,
     context_len: usize,
     budget_bytes: u64,
     ledger: Ledger,
@@ -96,11 +97,13 @@ impl Engine {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         let budget_bytes = options.memory_bytes.or_else(default_budget_bytes).unwrap_or(u64::MAX);
-        let (context_len, ledger) = plan_memory(&shards, &model, n_threads, budget_bytes, options.ctx_len)?;
+        let Plan { context_len, batch_len, ledger } =
+            plan_memory(&shards, &model, n_threads, budget_bytes, options.ctx_len)?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
         Ok(Arc::new(Engine {
-            runner: Mutex::new(Runner::new(n_threads, isa, options.precision)),
+            runner: Mutex::new(Runner::new(n_threads, isa, options.precision, batch_len)),
+            batch_len,
             model,
             source,
             shards,
@@ -171,6 +174,11 @@ impl Engine {
         Ok((bytes, started.elapsed()))
     }
 
+    /// Tokens that one pass takes at most.
+    pub(crate) fn batch_len(&self) -> usize {
+        self.batch_len
+    }
+
     pub(crate) fn model(&self) -> &Model {
         &self.model
     }
@@ -222,14 +230,22 @@ fn tokenizer_bytes_bound(gguf: &Gguf) -> u64 {
     (2 << 20) + 32 * len("tokenizer.ggml.tokens") + 48 * len("tokenizer.ggml.merges")
 }
 
-/// Draws up the ledger and checks it: for the context that was asked for, or the longest default that fits.
+/// What memory is used for.
+struct Plan {
+    context_len: usize,
+    batch_len: usize,
+    ledger: Ledger,
+}
+
+/// Draws up the ledger and checks it: for the context that was asked for, or the longest default that fits, with
+/// batches as long as fit then.
 fn plan_memory(
     shards: &ShardSet,
     model: &Model,
     n_threads: usize,
     budget_bytes: u64,
     ctx_len: Option<usize>,
-) -> Result<(usize, Ledger), OpenError> {
+) -> Result<Plan, OpenError> {
     let trained = model.config().context_len;
     let candidates = match ctx_len {
         Some(0) => return Err(OpenError::Option { problem: "a context of 0 tokens is empty".to_owned() }),
@@ -243,16 +259,18 @@ fn plan_memory(
     };
     let mut refused = None;
     for context_len in candidates {
-        let mut ledger = Ledger::default();
-        ledger.add("weights (mapped)", shards.shards().iter().map(Gguf::file_len).sum());
-        ledger.add(KV_CACHE, model.cache_bytes(context_len));
-        ledger.add("scratch", model.scratch_bytes());
-        ledger.add("tokenizer", tokenizer_bytes_bound(shards.first()));
-        ledger.add("threads", n_threads as u64 * THREAD_BYTES);
-        ledger.add("program", PROGRAM_BYTES);
-        match ledger.check(budget_bytes) {
-            Ok(()) => return Ok((context_len, ledger)),
-            Err(below) => refused = Some(below),
+        for batch_len in BATCH_LENS {
+            let mut ledger = Ledger::default();
+            ledger.add("weights (mapped)", shards.shards().iter().map(Gguf::file_len).sum());
+            ledger.add(KV_CACHE, model.cache_bytes(context_len));
+            ledger.add("scratch", model.scratch_bytes(n_threads, batch_len));
+            ledger.add("tokenizer", tokenizer_bytes_bound(shards.first()));
+            ledger.add("threads", n_threads as u64 * THREAD_BYTES);
+            ledger.add("program", PROGRAM_BYTES);
+            match ledger.check(budget_bytes) {
+                Ok(()) => return Ok(Plan { context_len, batch_len, ledger }),
+                Err(below) => refused = Some(below),
+            }
         }
     }
     match refused {

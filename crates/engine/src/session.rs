@@ -137,7 +137,7 @@ impl Session {
         on_progress: &mut dyn FnMut(usize),
     ) -> Result<(), RunError> {
         let model = self.engine.model();
-        let batch_len = model.batch_len();
+        let batch_len = self.engine.batch_len();
         for (i, batch) in tokens.chunks(batch_len).enumerate() {
             if cancel.is_cancelled() {
                 return Err(RunError::Cancelled);

@@ -26,5 +26,5 @@ pub use config::Config;
 pub use error::{BindError, PassError};
 pub use kernels::{Isa, Precision};
 pub use kv_cache::KvCache;
-pub use model::{Model, Runner};
+pub use model::{BATCH_LENS, Model, Runner};
 pub use rope::RopeScaling;

@@ -4,18 +4,15 @@ use crate::arch::{Gemma3, Llama, Qwen2};
 use crate::blocks::{Buffers, MAX_OUTPUT_ROWS, Pass};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
-use crate::kernels::{Activations, Isa, Ops, Pool, Precision};
+use crate::kernels::{Activations, Isa, Ops, Pool, Precision, thread_scratch_bytes};
 use crate::kv_cache::KvCache;
 use crate::weights::Binder;
 use rawrz_gguf::ShardSet;
 use rawrz_residency::{PassPlan, Source};
 
-/// Scratch that a batch may take, in bytes: with more rows than this allows a matmul gains nothing, since the
-/// activations of a batch no longer stay in cache.
-const TARGET_SCRATCH_BYTES: u64 = 24 << 20;
-
-/// The least and the most tokens of one batch.
-const BATCH_RANGE: (u64, u64) = (16, 256);
+/// Tokens of one batch, best first. Unpacking weights costs as much for a few tokens as for many, so more are
+/// better; a budget may leave room for fewer only.
+pub const BATCH_LENS: [usize; 6] = [512, 256, 128, 64, 32, 16];
 
 enum Arch {
     Llama(Llama),
@@ -37,12 +34,15 @@ pub struct Runner {
     acts: Activations,
     vector: Vec<f32>,
     buffers: Buffers,
+    batch_len: usize,
 }
 
 impl Runner {
-    /// Threads and kernels for passes; scratch grows with the first passes, up to [`Model::scratch_bytes`].
-    pub fn new(n_threads: usize, isa: Isa, precision: Precision) -> Runner {
+    /// Threads and kernels for passes of up to `batch_len` tokens at a time; scratch grows with the first passes, up
+    /// to [`Model::scratch_bytes`].
+    pub fn new(n_threads: usize, isa: Isa, precision: Precision, batch_len: usize) -> Runner {
         Runner {
+            batch_len: batch_len.max(1),
             ops: Ops::new(isa),
             pool: Pool::new(n_threads),
             acts: Activations::new(precision),
@@ -117,16 +117,11 @@ impl Model {
         floats as u64 * 4 + Activations::bytes(input, 1)
     }
 
-    /// Tokens of one batch: as many as use the caches well.
-    pub fn batch_len(&self) -> usize {
-        let tokens = TARGET_SCRATCH_BYTES / self.scratch_bytes_per_token().max(1);
-        tokens.clamp(BATCH_RANGE.0, BATCH_RANGE.1) as usize
-    }
-
-    /// The most bytes that a [`Runner`] takes for passes of up to [`Model::batch_len`] tokens.
-    pub fn scratch_bytes(&self) -> u64 {
-        let batch = self.scratch_bytes_per_token() * self.batch_len() as u64;
-        batch + (MAX_OUTPUT_ROWS * self.config.vocab_len * 4) as u64
+    /// The most bytes that a [`Runner`] of `n_threads` threads takes for passes of up to `batch_len` tokens.
+    pub fn scratch_bytes(&self, n_threads: usize, batch_len: usize) -> u64 {
+        let batch = self.scratch_bytes_per_token() * batch_len as u64;
+        let logits = (MAX_OUTPUT_ROWS * self.config.vocab_len * 4) as u64;
+        batch + logits + n_threads as u64 * thread_scratch_bytes(batch_len)
     }
 
     /// Runs `tokens` through the model after the positions in `cache`, and calls `on_logits` with position and
@@ -134,7 +129,7 @@ impl Model {
     ///
     /// The logits of a position have the same bits whatever the batch, the threads and the source. When the
     /// pass fails, what `on_logits` was given must not be used, and the cache holds the tokens of the batches of
-    /// [`Model::batch_len`] before the one that failed: a later call can go on from there.
+    /// the runner's length before the one that failed: a later call can go on from there.
     pub fn forward(
         &self,
         runner: &mut Runner,
@@ -152,8 +147,9 @@ impl Model {
             let (len, capacity) = (cache.len(), cache.capacity());
             return Err(PassError::ContextFull { n_tokens: tokens.len(), len, capacity });
         }
-        for (i, batch) in tokens.chunks(self.batch_len()).enumerate() {
-            let first = first_output.saturating_sub(i * self.batch_len()).min(batch.len());
+        let batch_len = runner.batch_len;
+        for (i, batch) in tokens.chunks(batch_len).enumerate() {
+            let first = first_output.saturating_sub(i * batch_len).min(batch.len());
             self.forward_batch(runner, source, cache, batch, first, on_logits)?;
         }
         Ok(())
@@ -169,7 +165,7 @@ impl Model {
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), PassError> {
         source.begin_pass(&self.plan)?;
-        let Runner { ops, pool, acts, vector, buffers } = runner;
+        let Runner { ops, pool, acts, vector, buffers, .. } = runner;
         let pass = &mut Pass { source, ops: *ops, pool, acts, vector, cache, tokens };
         let config = &self.config;
         let result = match &self.arch {

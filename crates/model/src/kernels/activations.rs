@@ -156,6 +156,7 @@ impl Activations {
     }
 
     /// Row `row` in blocks of 32; `prepare` was called for them.
+    #[inline]
     pub(crate) fn row_32(&self, row: usize) -> Row32<'_> {
         debug_assert!(self.has_32);
         let (k, blocks) = (self.row_len, self.row_len / BLOCK_32);
@@ -167,7 +168,18 @@ impl Activations {
         }
     }
 
+    /// `N` rows from row `first` on, the last one in the place of those that are missing.
+    #[inline]
+    pub(crate) fn rows_32<const N: usize>(&self, first: usize) -> [Row32<'_>; N] {
+        let mut rows = [self.row_32(first); N];
+        for (t, row) in rows.iter_mut().enumerate() {
+            *row = self.row_32((first + t).min(self.n_rows - 1));
+        }
+        rows
+    }
+
     /// Row `row` in super-blocks of 256; `prepare` was called for them.
+    #[inline]
     pub(crate) fn row_256(&self, row: usize) -> Row256<'_> {
         debug_assert!(self.has_256);
         let (k, blocks) = (self.row_len, self.row_len / BLOCK_256);

@@ -309,3 +309,28 @@ pub(super) unsafe fn six_bits_512(block: *const u8) -> [__m512i; 4] {
         [a, b, c, d]
     }
 }
+
+/// The scales and minimums of a `Q4_K` or `Q5_K` block: see `six_bit_scales` of the portable form.
+///
+/// # Safety
+/// 12 bytes at `packed` are readable, and the machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn six_bit_scales_512(packed: *const u8, out: &mut Super) {
+    // SAFETY: as the caller promises; 16 values of 16 bits are 256 bits.
+    unsafe {
+        let words = packed.cast::<u32>();
+        let [a, b, c] =
+            [words.read_unaligned(), words.add(1).read_unaligned(), words.add(2).read_unaligned()];
+        let (low, nibble, high) = (0x3F3F_3F3F, 0x0F0F_0F0F, 0x3030_3030);
+        let scales = u64::from(a & low) | u64::from(c & nibble | a >> 2 & high) << 32;
+        let minimums = u64::from(b & low) | u64::from(c >> 4 & nibble | b >> 2 & high) << 32;
+        // Each of 8 bytes twice, as 16-bit integers.
+        let spread = |bytes: u64| {
+            let wide = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(bytes as i64));
+            _mm256_or_si256(wide, _mm256_slli_epi32::<16>(wide))
+        };
+        _mm256_storeu_si256(out.scales.as_mut_ptr().cast(), spread(scales));
+        _mm256_storeu_si256(out.minimums.as_mut_ptr().cast(), spread(minimums));
+    }
+}

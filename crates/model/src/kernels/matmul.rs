@@ -29,6 +29,11 @@ pub(crate) fn activation_kind(ty: TensorType, ops: &Ops, precision: Precision) -
     integer_dot(ty, ops, precision).map_or(ActivationKind::Float, Dot::activation_kind)
 }
 
+/// Bytes of scratch that each thread takes for products with up to `n_rows` rows of activations.
+pub(crate) fn thread_scratch_bytes(n_rows: usize) -> u64 {
+    tile::scratch_bytes(n_rows)
+}
+
 fn integer_dot(ty: TensorType, ops: &Ops, precision: Precision) -> Option<Dot> {
     match precision {
         Precision::Quantized => dot_of(ty, ops.isa()),

@@ -31,5 +31,5 @@ pub(crate) use activations::Activations;
 pub(crate) use float::{AttentionHead, Ops};
 pub use isa::Isa;
 pub use matmul::Precision;
-pub(crate) use matmul::{WeightRows, activation_kind, matmul, to_floats};
+pub(crate) use matmul::{WeightRows, activation_kind, matmul, thread_scratch_bytes, to_floats};
 pub(crate) use pool::{DisjointRows, Pool};

@@ -111,7 +111,7 @@ impl Format256 for Q4K {
         // SAFETY: as the caller promises.
         unsafe {
             let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
-            six_bit_scales(&bytes[4..], out);
+            avx512::six_bit_scales_512(block.add(4), out);
             (out.scale, out.minimum_scale) = (f16_at(bytes, 0), f16_at(bytes, 2));
             avx512::chunked_nibbles_512(block.add(16))
         }
@@ -145,7 +145,7 @@ impl Format256 for Q5K {
         // SAFETY: as the caller promises.
         unsafe {
             let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
-            six_bit_scales(&bytes[4..], out);
+            avx512::six_bit_scales_512(block.add(4), out);
             (out.scale, out.minimum_scale) = (f16_at(bytes, 0), f16_at(bytes, 2));
             avx512::five_bits_512(block)
         }

@@ -6,7 +6,7 @@
 //! signed high and an unsigned low byte, each a plane of the panel. The two integer sums join to the exact dot.
 //! Units of 32 have float scales; their tiles are half as long, and each unit's sums are stored and scaled.
 
-use super::avx512::{Multiply, TaskOf, add_large, add_small, vector};
+use super::avx512::{Multiply, TaskOf, add_large, add_small, pair_sums, vector};
 use super::{PANEL_LEN, PANEL_ROWS, Panel, TOKENS, Task};
 use crate::kernels::activations::Activations;
 use crate::kernels::avx512::Vnni;
@@ -14,7 +14,6 @@ use crate::kernels::format::*;
 use rawrz_gguf::TensorType;
 use std::arch::asm;
 use std::arch::x86_64::*;
-use std::array::from_fn;
 use std::marker::PhantomData;
 
 pub(super) fn task_of(ty: TensorType) -> Option<Task> {
@@ -118,19 +117,23 @@ impl Multiply for Amx {
         for first in (0..n).step_by(2 * TOKENS) {
             let second = if first + TOKENS < n { first + TOKENS } else { first };
             let quants = [first, second].map(|t| acts.padded_quants_256(t, b));
+            let here = (n - first).min(2 * TOKENS);
+            let mut inputs = [(0.0, [0; 8]); 2 * TOKENS];
+            for (t, input) in inputs[..here].iter_mut().enumerate() {
+                let row = acts.row_256(first + t);
+                *input = (row.scales[b], pair_sums::<F>(&row.sums.as_chunks::<16>().0[b]));
+            }
             for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
                 // SAFETY: rows are padded to whole tiles; a plane has four tiles of 1 KiB.
                 unsafe { multiply_large(&panel.quants, quants, acts.row_len(), &mut sums) };
-                for t in 0..(n - first).min(2 * TOKENS) {
+                for (t, (scale, pair_sums)) in inputs[..here].iter().enumerate() {
                     let (tile, row) = (t / TOKENS, t % TOKENS);
                     // SAFETY: rows of sums are 64 bytes.
                     let sum = unsafe {
                         let high = vector(&sums[2 * tile + 1].0[row]);
                         _mm512_add_epi32(vector(&sums[2 * tile].0[row]), _mm512_slli_epi32::<8>(high))
                     };
-                    let input = acts.row_256(first + t);
-                    let of_16 = &input.sums.as_chunks::<16>().0[b];
-                    add_large::<F, Vnni>(panel, sum, input.scales[b], of_16, &mut out[first + t]);
+                    add_large::<F, Vnni>(panel, sum, *scale, pair_sums, &mut out[first + t]);
                 }
             }
         }
@@ -148,11 +151,13 @@ impl Multiply for Amx {
         let n = acts.n_rows();
         let mut sums = [NO_SUMS; 2];
         for first in (0..n).step_by(TOKENS) {
-            let places: [usize; TOKENS] = from_fn(|t| (first + t).min(n - 1));
-            let inputs = places.map(|t| acts.row_32(t));
+            let rows = acts.rows_32::<TOKENS>(first);
             for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
-                // SAFETY: the results are 16 floats each.
-                let mut acc = places.map(|t| _mm512_castsi512_ps(unsafe { vector(&out[t]) }));
+                let mut acc = [_mm512_setzero_ps(); TOKENS];
+                for t in 0..TOKENS {
+                    // SAFETY: the results are 16 floats each, padded to whole tiles.
+                    acc[t] = _mm512_castsi512_ps(unsafe { vector(&out[first + t]) });
+                }
                 for unit in 0..n_units {
                     let b = (first_unit + unit) / F::PARTS;
                     let sums = &mut sums[unit % 2];
@@ -160,15 +165,15 @@ impl Multiply for Amx {
                     // SAFETY: rows are padded to whole tiles; a unit of weights is 512 bytes.
                     unsafe { multiply_small(weights, acts.padded_quants_32(first, b), acts.row_len(), sums) };
                     for t in 0..TOKENS {
-                        let row = (inputs[t].scales[b], inputs[t].scaled_sums[b]);
+                        let row = (rows[t].scales[b], rows[t].scaled_sums[b]);
                         // SAFETY: rows of sums are 64 bytes.
                         let sum = unsafe { vector(&sums.0[t]) };
                         acc[t] = add_small::<F>(panel, unit, sum, row, acc[t]);
                     }
                 }
-                for (t, acc) in places.into_iter().zip(acc).take(n - first) {
+                for (out, acc) in out[first..].iter_mut().zip(acc) {
                     // SAFETY: the results are 16 floats each.
-                    unsafe { _mm512_storeu_ps(out[t].as_mut_ptr(), acc) };
+                    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), acc) };
                 }
             }
         }

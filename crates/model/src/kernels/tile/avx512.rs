@@ -160,6 +160,35 @@ fn transpose_rows(panel: &mut Panel) {
     }
 }
 
+/// Pairs of minimums of a super-block: of each 32 weights where those share theirs, else of each 16.
+const fn n_pairs<F: Format256>() -> usize {
+    if F::GROUP < 32 { 8 } else { 4 }
+}
+
+/// The sums of activations that the pairs of minimums are multiplied with, two 16-bit integers in each.
+pub(super) type PairSums = [i32; 8];
+
+/// Pair sums of one super-block of activations, of whose each 16 `sums` are the sums.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) fn pair_sums<F: Format256>(sums: &[i16; 16]) -> PairSums {
+    let mut pairs = [0; 8];
+    // SAFETY: 16 sums are 256 bits, 8 pairs too.
+    unsafe {
+        let of_16 = _mm256_loadu_si256(sums.as_ptr().cast());
+        let pairs_of = match n_pairs::<F>() {
+            // Sums of 32 fit 16 bits: 32 * 127.
+            4 => _mm256_castsi128_si256(_mm_hadd_epi16(
+                _mm256_castsi256_si128(of_16),
+                _mm256_extracti128_si256::<1>(of_16),
+            )),
+            _ => of_16,
+        };
+        _mm256_storeu_si256(pairs.as_mut_ptr().cast(), pairs_of);
+    }
+    pairs
+}
+
 /// Unpacks one super-block of each row.
 ///
 /// # Safety
@@ -180,7 +209,16 @@ unsafe fn fill_256<F: Format256>(panel: &mut Panel, blocks: &[*const u8; PANEL_R
             let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(block.scales.as_ptr().cast()));
             scales[r] = _mm512_or_si512(wide, _mm512_slli_epi32::<16>(wide));
             if F::HAS_MINIMUMS {
-                minimums[r] = _mm512_castsi256_si512(_mm256_loadu_si256(block.minimums.as_ptr().cast()));
+                let of_16 = _mm256_loadu_si256(block.minimums.as_ptr().cast());
+                minimums[r] = match n_pairs::<F>() {
+                    // Of two equal neighbours one is kept.
+                    4 => _mm512_castsi128_si512(_mm256_cvtepi32_epi16(of_16)),
+                    _ => _mm512_castsi256_si512(of_16),
+                };
+            }
+            for line in 0..F::TYPE.block_bytes().div_ceil(64) {
+                // The next block of the row: so many rows at once are too many for the processor to foresee.
+                _mm_prefetch::<_MM_HINT_T1>(blocks[r].wrapping_add(F::TYPE.block_bytes() + 64 * line).cast());
             }
         }
         panel.unit_scales[0][r] = block.scale;
@@ -214,6 +252,13 @@ unsafe fn fill_32<F: Format32>(
     signed: bool,
 ) {
     let last = first + n - 1;
+    let bytes_of = |unit: usize| unit / F::PARTS * 32 / F::TYPE.block_len() * F::TYPE.block_bytes();
+    for row in rows {
+        // The next units of the row: so many rows at once are too many for the processor to foresee.
+        for at in (bytes_of(first + n)..bytes_of(first + 2 * n) + 64).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast());
+        }
+    }
     let halves: [[*const u8; 8]; 2] = [from_fn(|r| rows[r]), from_fn(|r| rows[8 + r])];
     for pair in 0..n.div_ceil(2) {
         let units = [first + 2 * pair, (first + 2 * pair + 1).min(last)];
@@ -270,7 +315,7 @@ pub(super) fn add_large<F: Format256, D: Dp>(
     panel: &Panel,
     sum: __m512i,
     scale: f32,
-    sums: &[i16; 16],
+    sums: &PairSums,
     out: &mut [f32; PANEL_ROWS],
 ) {
     let scale = _mm512_set1_ps(scale);
@@ -281,9 +326,8 @@ pub(super) fn add_large<F: Format256, D: Dp>(
         acc = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sum), acc);
         if F::HAS_MINIMUMS {
             let mut minimum = _mm512_setzero_si512();
-            for (pair, sums) in panel.minimums.iter().zip(sums.as_chunks::<2>().0) {
-                let sums = _mm512_set1_epi32(sums.as_ptr().cast::<i32>().read_unaligned());
-                minimum = D::dp_16(minimum, vector(pair), sums);
+            for i in 0..n_pairs::<F>() {
+                minimum = D::dp_16(minimum, vector(&panel.minimums[i]), _mm512_set1_epi32(sums[i]));
             }
             let scales = _mm512_mul_ps(_mm512_castsi512_ps(vector(&panel.unit_minimums[0])), scale);
             acc = _mm512_fnmadd_ps(scales, _mm512_cvtepi32_ps(minimum), acc);
@@ -313,10 +357,13 @@ impl<D: Dp> Multiply for Rows512<D> {
         let n = acts.n_rows();
         for first in (0..n).step_by(WIDE) {
             // The last row stands in for those that are missing, and is not stored twice.
-            let places: [usize; WIDE] = from_fn(|t| (first + t).min(n - 1));
-            let inputs = places.map(|t| acts.row_256(t));
-            // SAFETY: the activations have 256 quants for each super-block.
-            let quants = inputs.map(|row| unsafe { row.quants.as_ptr().add(PANEL_LEN * b) });
+            let mut quants = [std::ptr::null(); WIDE];
+            let mut sums_of = [[0; 8]; WIDE];
+            for t in 0..WIDE {
+                let row = acts.row_256((first + t).min(n - 1));
+                quants[t] = row.quants[PANEL_LEN * b..].as_ptr();
+                sums_of[t] = pair_sums::<F>(&row.sums.as_chunks::<16>().0[b]);
+            }
             for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
                 let mut totals = [_mm512_setzero_si512(); WIDE];
                 let steps = F::GROUP.min(64) / 4;
@@ -343,12 +390,13 @@ impl<D: Dp> Multiply for Rows512<D> {
                     }
                 }
                 for t in 0..WIDE.min(n - first) {
-                    let sums = &inputs[t].sums.as_chunks::<16>().0[b];
+                    let row = acts.row_256(first + t);
                     let mut total = totals[t];
                     if F::OFFSET != 0 {
+                        let sums = &row.sums.as_chunks::<16>().0[b];
                         total = _mm512_sub_epi32(total, offset::<F, D>(panel, sums));
                     }
-                    add_large::<F, D>(panel, total, inputs[t].scales[b], sums, &mut out[places[t]]);
+                    add_large::<F, D>(panel, total, row.scales[b], &sums_of[t], &mut out[first + t]);
                 }
             }
         }
@@ -365,11 +413,13 @@ impl<D: Dp> Multiply for Rows512<D> {
     ) {
         let n = acts.n_rows();
         for first in (0..n).step_by(WIDE) {
-            let places: [usize; WIDE] = from_fn(|t| (first + t).min(n - 1));
-            let inputs = places.map(|t| acts.row_32(t));
+            let rows = acts.rows_32::<WIDE>(first);
             for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
-                // SAFETY: the results are 16 floats each.
-                let mut acc = places.map(|t| _mm512_castsi512_ps(unsafe { vector(&out[t]) }));
+                let mut acc = [_mm512_setzero_ps(); WIDE];
+                for t in 0..WIDE {
+                    // SAFETY: the results are 16 floats each, padded to more than `WIDE` rows.
+                    acc[t] = _mm512_castsi512_ps(unsafe { vector(&out[first + t]) });
+                }
                 for unit in 0..n_units {
                     let b = (first_unit + unit) / F::PARTS;
                     let mut sums = [_mm512_setzero_si512(); WIDE];
@@ -379,7 +429,7 @@ impl<D: Dp> Multiply for Rows512<D> {
                             let at = 64 * (8 * unit + step);
                             let weights = _mm512_loadu_si512(panel.quants[0].as_ptr().add(at).cast());
                             for t in 0..WIDE {
-                                let four = inputs[t].quants.as_ptr().add(32 * b + 4 * step);
+                                let four = rows[t].quants.as_ptr().add(32 * b + 4 * step);
                                 let four = _mm512_set1_epi32(four.cast::<i32>().read_unaligned());
                                 sums[t] = match F::MAX_QUANT {
                                     ..128 => D::dp(sums[t], weights, four),
@@ -389,15 +439,15 @@ impl<D: Dp> Multiply for Rows512<D> {
                         }
                     }
                     for t in 0..WIDE {
-                        let offset = i32::from(F::OFFSET) * inputs[t].sums[b];
+                        let offset = i32::from(F::OFFSET) * rows[t].sums[b];
                         let sum = _mm512_sub_epi32(sums[t], _mm512_set1_epi32(offset));
-                        let row = (inputs[t].scales[b], inputs[t].scaled_sums[b]);
+                        let row = (rows[t].scales[b], rows[t].scaled_sums[b]);
                         acc[t] = add_small::<F>(panel, unit, sum, row, acc[t]);
                     }
                 }
-                for (t, acc) in places.into_iter().zip(acc) {
+                for (out, acc) in out[first..].iter_mut().zip(acc) {
                     // SAFETY: the results are 16 floats each.
-                    unsafe { _mm512_storeu_ps(out[t].as_mut_ptr(), acc) };
+                    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), acc) };
                 }
             }
         }

@@ -95,12 +95,6 @@ impl Scratch {
         Scratch { panels: Box::new([EMPTY; MAX_PANELS]), results: Vec::new() }
     }
 
-    /// Bytes of one thread's scratch for `n_rows` rows of activations.
-    pub(super) fn bytes(n_rows: usize) -> u64 {
-        let results = MAX_PANELS * n_rows.next_multiple_of(TOKENS) * PANEL_ROWS * 4;
-        (size_of::<[Panel; MAX_PANELS]>() + results) as u64
-    }
-
     /// Zeros, one row of them for each row of activations (and of padding) and each panel.
     fn clear(&mut self, n_panels: usize, n_rows: usize) {
         self.results.clear();
@@ -111,6 +105,12 @@ impl Scratch {
     pub(super) fn results(&self, panel: usize, t: usize, n_rows: usize) -> &[f32; PANEL_ROWS] {
         &self.results[panel * n_rows.next_multiple_of(TOKENS) + t]
     }
+}
+
+/// Bytes of one thread's scratch for `n_rows` rows of activations.
+pub(super) fn scratch_bytes(n_rows: usize) -> u64 {
+    let results = MAX_PANELS * n_rows.next_multiple_of(TOKENS) * PANEL_ROWS * size_of::<f32>();
+    (size_of::<[Panel; MAX_PANELS]>() + results) as u64
 }
 
 /// Calls `work` with the scratch of this thread.
