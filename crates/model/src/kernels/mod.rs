@@ -17,12 +17,15 @@
 //! dots, `dot/scalar.rs` being the oracle of the others.
 
 mod activations;
+pub mod bench;
 mod dot;
 mod float;
 mod format;
 mod isa;
 mod matmul;
+mod peak;
 mod pool;
+mod read;
 
 pub(crate) use activations::Activations;
 pub(crate) use float::{AttentionHead, Ops};
@@ -30,3 +33,4 @@ pub use isa::Isa;
 pub use matmul::Precision;
 pub(crate) use matmul::{WeightRows, activation_kind, matmul, to_floats};
 pub(crate) use pool::{DisjointRows, Pool};
+pub(crate) use read::ReadAll;
