@@ -1,14 +1,17 @@
 //! Reading all weights of a pass without computing: the bound of a decode that nothing else holds up.
 
 use crate::error::PassError;
-use crate::kernels::ReadAll;
+use crate::kernels::{Isa, ReadAll};
 use crate::model::{Model, Runner};
 use rawrz_residency::{Extent, Source};
 use std::time::{Duration, Instant};
 
-/// Bytes that one task reads: many tasks for each thread in a matrix of usual size, each long enough that handing
-/// it out costs nothing.
-const TASK_BYTES: usize = 256 << 10;
+/// Tasks that each thread gets of one lease, so that a slow core can leave some to the others.
+const TASKS_PER_THREAD: usize = 6;
+
+/// The least and the most bytes of a task: long enough that handing it out costs nothing beside it, and short enough
+/// that no thread waits long for the last one.
+const TASK_BYTES: (usize, usize) = (16 << 10, 256 << 10);
 
 /// Rows have no meaning here; leases are cut at multiples of this where the source cuts at all.
 const UNIT_BYTES: u64 = 1;
@@ -19,7 +22,8 @@ impl Model {
     pub fn sweep(&self, runner: &Runner, source: &dyn Source) -> Result<(u64, Duration), PassError> {
         let bytes = self.plan().extents.iter().map(|extent| extent.len).sum();
         let mut best = Duration::MAX;
-        for read in ReadAll::ways(runner.isa()) {
+        // The machine's bound, also for passes that are made to run with lesser instructions.
+        for read in ReadAll::ways(Isa::detect()) {
             let started = Instant::now();
             self.sweep_once(runner, source, read)?;
             best = best.min(started.elapsed());
@@ -36,9 +40,11 @@ impl Model {
                 let len = source.lease_len(rest, UNIT_BYTES);
                 let lease = source.lease(Extent { len, ..rest })?;
                 let bytes = &*lease;
-                runner.pool().run(bytes.len().div_ceil(TASK_BYTES), &|task| {
-                    let from = task * TASK_BYTES;
-                    read.read(&bytes[from..bytes.len().min(from + TASK_BYTES)]);
+                let share = bytes.len() / (runner.n_threads() * TASKS_PER_THREAD);
+                let task_bytes = share.clamp(TASK_BYTES.0, TASK_BYTES.1).next_multiple_of(4096);
+                runner.pool().run(bytes.len().div_ceil(task_bytes), &|task| {
+                    let from = task * task_bytes;
+                    read.read(&bytes[from..bytes.len().min(from + task_bytes)]);
                 });
                 lease.release()?;
                 done += len;
