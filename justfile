@@ -27,6 +27,19 @@ doc:
 fuzz SECONDS="600":
     bash .ci/fuzz {{SECONDS}}
 
+# Alternate with llama.cpp's llama-bench and llama-completion (on PATH) on MODEL ..: see `benches/peer --help`.
+bench-peer *ARGS:
+    cargo build --release
+    python3 benches/peer {{ARGS}}
+
+# GB/s and GOP/s of every kernel on this machine, and the share of its bounds; `--record` and names of types may follow.
+bench-kernels *ARGS:
+    cargo bench -p rawrz-model --bench kernels -- --table {{ARGS}}
+
+# Instructions of the hot kernels against benches/record/instructions.csv; `--record` writes the counts there.
+instructions *ARGS:
+    python3 .ci/instructions {{ARGS}}
+
 # Manual pages and completions into target/.
 man:
     cargo run --release -- man --out target/man

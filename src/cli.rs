@@ -32,9 +32,9 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Measure loading, prefill and decode
     ///
-    /// Each repetition opens the model, reads a prompt of -p tokens and makes -n tokens from an empty context;
-    /// medians are reported, and the share that decoding reaches of reading the same weights without computing
-    /// (measured in the same run).
+    /// Each repetition opens the model, runs one token, reads a prompt of -p tokens and makes -n tokens from an
+    /// empty context; medians are reported, and the share that decoding reaches of reading the same weights
+    /// without computing (the best of the same run).
     Bench(BenchArgs),
     /// Show what is in a model file
     Inspect(InspectArgs),

@@ -4,8 +4,8 @@ mod common;
 
 use common::{run, run_with_input};
 
-const COMMANDS: [&str; 8] =
-    ["demo", "run", "inspect", "tokenize", "perplexity", "pull", "completions", "man"];
+const COMMANDS: [&str; 9] =
+    ["demo", "run", "bench", "inspect", "tokenize", "perplexity", "pull", "completions", "man"];
 
 #[test]
 fn help_and_version_succeed() {

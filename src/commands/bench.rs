@@ -1,11 +1,15 @@
 //! `rawrz bench MODEL`
+//!
+//! The pages of the file are in memory: a run before the first repetition brings them in. Each repetition maps it
+//! anew, so that the time to the first token has the page faults of a fresh start, and prefill and decode have none.
 
 use crate::cli::BenchArgs;
 use crate::commands::run;
 use crate::exit::Interrupted;
 use crate::output::Output;
 use crate::{interrupt, locate};
-use rawrz_engine::{Cancel, Engine, RunError, Session, Size, process_memory};
+use anyhow::Context;
+use rawrz_engine::{Cancel, Engine, Isa, RunError, Session, Size, process_memory};
 use rawrz_text::TokenId;
 use serde_json::json;
 use std::path::Path;
@@ -27,43 +31,50 @@ pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<()> {
     let mut out = Output::new();
     let peak = process_memory().peak_resident;
     if args.json {
+        // Rates of what was left out are null.
         return out.json(&json!({
+            "load_ms": measured.load_ms,
+            "first_token_ms": measured.first_token_ms,
             "prefill_tok_s": measured.prefill_tok_s,
             "decode_tok_s": measured.decode_tok_s,
-            "load_ms": measured.load_ms,
-            "weight_bytes_per_token": measured.weight_bytes,
-            // A model that is mapped is neither streamed nor pinned.
-            "streamed_bytes_per_token": 0,
-            "pinned_bytes": 0,
-            "read_bytes_per_s": measured.read_bytes_per_s,
             "bound_decode_tok_s": measured.bound_decode_tok_s(),
             "share_of_bound": measured.share_of_bound(),
+            "read_bytes_per_s": measured.read_bytes_per_s,
+            "weight_bytes_per_token": measured.weight_bytes,
+            // A model that is mapped as a whole is neither streamed nor pinned.
+            "streamed_bytes_per_token": 0,
+            "pinned_bytes": 0,
             "peak_memory_bytes": peak,
-            "threads": measured.threads,
+            "prompt_tokens": args.prompt,
+            "tokens": args.tokens,
             "reps": args.reps,
+            "threads": measured.threads,
+            "kernels": measured.isa.name(),
         }));
     }
-    let Measured { load_ms, prefill_tok_s, decode_tok_s, weight_bytes, read_bytes_per_s, threads, .. } =
-        measured;
-    out.line(&format!("medians of {}, {threads} threads", args.reps))?;
-    out.line(&format!("  load     {load_ms:10.1} ms"))?;
-    if let Some(rate) = prefill_tok_s {
-        out.line(&format!("  prefill  {rate:10.1} tok/s, {} tokens", args.prompt))?;
+    let Measured { load_ms, first_token_ms, weight_bytes, read_bytes_per_s, threads, isa, .. } = measured;
+    out.line(&format!("medians of {}, {threads} threads, {isa} kernels", args.reps))?;
+    out.line(&format!("  load         {load_ms:10.1} ms"))?;
+    out.line(&format!(
+        "  first token  {first_token_ms:10.1} ms from the start of loading, prompt of 1 token"
+    ))?;
+    if let Some(rate) = measured.prefill_tok_s {
+        out.line(&format!("  prefill      {rate:10.1} tok/s, {} tokens", args.prompt))?;
     }
-    if let Some(rate) = decode_tok_s {
-        out.line(&format!("  decode   {rate:10.1} tok/s, {} tokens", args.tokens))?;
+    if let Some(rate) = measured.decode_tok_s {
+        out.line(&format!("  decode       {rate:10.1} tok/s, {} tokens", args.tokens))?;
     }
     out.line(&format!(
-        "  bound    {:10.1} tok/s: {} of weights for each token, read at {:.1} GB/s",
+        "  bound        {:10.1} tok/s: {} of weights for each token, read at {:.1} GB/s",
         measured.bound_decode_tok_s(),
         Size(weight_bytes),
         read_bytes_per_s / 1e9
     ))?;
     if let Some(share) = measured.share_of_bound() {
-        out.line(&format!("  share    {:10.1} % of the bound", share * 100.0))?;
+        out.line(&format!("  share        {:10.1} % of the bound", share * 100.0))?;
     }
     if let Some(peak) = peak {
-        out.line(&format!("  peak memory {}", Size(peak)))?;
+        out.line(&format!("  peak memory  {:>10}", Size(peak).to_string()))?;
     }
     Ok(())
 }
@@ -71,12 +82,14 @@ pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<()> {
 /// Medians over the repetitions.
 struct Measured {
     load_ms: f64,
+    first_token_ms: f64,
     prefill_tok_s: Option<f64>,
     decode_tok_s: Option<f64>,
     weight_bytes: u64,
     /// The best of the repetitions: a bound is what can be had.
     read_bytes_per_s: f64,
     threads: usize,
+    isa: Isa,
 }
 
 impl Measured {
@@ -94,13 +107,17 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
     let open = || run::open(path, &args.limits, Some(ctx));
     let warm = open()?;
     prefill(&warm, WARM_UP_TOKENS, cancel)?;
-    let threads = warm.n_threads();
+    let (threads, isa) = (warm.n_threads(), warm.isa());
     drop(warm);
 
-    let (mut loads, mut prefills, mut decodes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut loads, mut first_tokens) = (Vec::new(), Vec::new());
+    let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
     let (mut weight_bytes, mut read_bytes_per_s) = (0, 0.0f64);
     for _ in 0..args.reps {
+        let started = Instant::now();
         let engine = open()?;
+        prefill(&engine, 1, cancel)?;
+        first_tokens.push(started.elapsed().as_secs_f64() * 1e3);
         loads.push(engine.load_time().as_secs_f64() * 1e3);
         if args.prompt > 0 {
             prefills.push(args.prompt as f64 / prefill(&engine, args.prompt, cancel)?.as_secs_f64());
@@ -112,13 +129,16 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
         weight_bytes = bytes;
         read_bytes_per_s = read_bytes_per_s.max(bytes as f64 / time.as_secs_f64());
     }
+    let at_least_one = "there is at least one repetition";
     Ok(Measured {
-        load_ms: median(loads).unwrap_or(f64::NAN),
+        load_ms: median(loads).context(at_least_one)?,
+        first_token_ms: median(first_tokens).context(at_least_one)?,
         prefill_tok_s: median(prefills),
         decode_tok_s: median(decodes),
         weight_bytes,
         read_bytes_per_s,
         threads,
+        isa,
     })
 }
 

@@ -166,12 +166,15 @@ impl Engine {
         self.load_time
     }
 
-    /// Reads all weights of a pass once, without computing, and returns how many bytes in what time: decoding
-    /// cannot be faster than this.
+    /// Instructions that passes use.
+    pub fn isa(&self) -> Isa {
+        self.runner().isa()
+    }
+
+    /// Reads all weights of a pass, without computing, in each of the ways that may be fastest, and returns how many
+    /// bytes they are and the shortest time: decoding cannot be faster than this.
     pub fn sweep_weights(&self) -> Result<(u64, Duration), RunError> {
-        let started = Instant::now();
-        let bytes = self.model.sweep(&self.runner(), self.source())?;
-        Ok((bytes, started.elapsed()))
+        Ok(self.model.sweep(&self.runner(), self.source())?)
     }
 
     /// Tokens that one pass takes at most.

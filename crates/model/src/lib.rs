@@ -22,6 +22,9 @@ mod rope;
 mod sweep;
 mod weights;
 
+#[doc(hidden)]
+pub use kernels::bench;
+
 pub use config::Config;
 pub use error::{BindError, PassError};
 pub use kernels::{Isa, Precision};

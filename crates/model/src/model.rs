@@ -55,6 +55,11 @@ impl Runner {
         &self.pool
     }
 
+    /// Instructions that passes use.
+    pub fn isa(&self) -> Isa {
+        self.ops.isa()
+    }
+
     /// Threads that passes use.
     pub fn n_threads(&self) -> usize {
         self.pool.n_threads()

@@ -19,12 +19,15 @@
 mod activations;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+pub mod bench;
 mod dot;
 mod float;
 mod format;
 mod isa;
 mod matmul;
+mod peak;
 mod pool;
+mod read;
 mod tile;
 
 pub(crate) use activations::Activations;
@@ -33,3 +36,4 @@ pub use isa::Isa;
 pub use matmul::Precision;
 pub(crate) use matmul::{WeightRows, activation_kind, matmul, thread_scratch_bytes, to_floats};
 pub(crate) use pool::{DisjointRows, Pool};
+pub(crate) use read::ReadAll;

@@ -1,0 +1,65 @@
+//! `bench` as users and scripts see it, on a real model.
+
+mod common;
+
+use common::{model, run};
+
+#[test]
+fn json_has_the_fields_that_scripts_read_and_they_fit_together() {
+    let weights = model("smollm2").metadata().unwrap().len();
+    let base = ["bench", "smollm2", "-p", "32", "-n", "4", "--reps", "2", "--memory", "256MiB"];
+    let json = run(base.iter().chain(&["--threads", "2", "--json"])).json();
+    let number = |field: &str| json[field].as_f64().unwrap_or_else(|| panic!("{field} in {json}"));
+    for field in ["load_ms", "first_token_ms", "prefill_tok_s", "decode_tok_s", "bound_decode_tok_s"] {
+        assert!(number(field) > 0.0, "{field} in {json}");
+    }
+    assert!(number("first_token_ms") > number("load_ms"), "{json}");
+    // All weights are read for a token, and the file is weights, a vocabulary and metadata.
+    let per_token = number("weight_bytes_per_token");
+    assert!(per_token < weights as f64 && per_token > 0.9 * weights as f64, "{json}");
+    let bound = number("bound_decode_tok_s");
+    assert!((bound * per_token / number("read_bytes_per_s") - 1.0).abs() < 1e-6, "{json}");
+    assert!((number("share_of_bound") * bound / number("decode_tok_s") - 1.0).abs() < 1e-6, "{json}");
+    for field in ["streamed_bytes_per_token", "pinned_bytes"] {
+        assert_eq!(json[field], 0);
+    }
+    for (field, value) in [("prompt_tokens", 32), ("tokens", 4), ("reps", 2), ("threads", 2)] {
+        assert_eq!(json[field], value);
+    }
+    assert!(json["kernels"].is_string());
+    if cfg!(any(target_os = "linux", windows, target_vendor = "apple")) {
+        let peak = number("peak_memory_bytes");
+        assert!(peak > per_token && peak < (256 << 20) as f64, "{json}");
+    }
+}
+
+#[test]
+fn text_tells_the_same_and_what_is_left_out_is_not_there() {
+    model("smollm2");
+    let shown = run(["bench", "smollm2", "-p", "16", "-n", "2", "--reps", "1"]).ok();
+    for part in ["load", "first token", "prefill", "decode", "bound", "share"] {
+        assert!(shown.lines().any(|line| line.trim_start().starts_with(part)), "{part}: {shown}");
+    }
+    let base = ["bench", "smollm2", "-p", "0", "-n", "0", "--reps", "1"];
+    let shown = run(base).ok();
+    for part in ["prefill", "decode", "share"] {
+        assert!(!shown.contains(part), "{part}: {shown}");
+    }
+    let json = run(base.iter().chain(&["--json"])).json();
+    for field in ["prefill_tok_s", "decode_tok_s", "share_of_bound"] {
+        assert!(json[field].is_null(), "{field} in {json}");
+    }
+    assert!(json["bound_decode_tok_s"].as_f64() > Some(0.0), "{json}");
+}
+
+#[test]
+fn what_cannot_be_measured_is_refused() {
+    model("smollm2");
+    run(["bench", "smollm2", "--reps", "0"]).failed(2);
+    run(["bench", "smollm2", "--threads", "0"]).failed(2);
+    let error = run(["bench", "smollm2", "--memory", "50MiB"]).failed(1);
+    assert!(error.contains("--memory "), "{error}");
+    // Longer than the model was made for.
+    let error = run(["bench", "smollm2", "-p", "1000000"]).failed(1);
+    assert!(error.contains("1000000"), "{error}");
+}
