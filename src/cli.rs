@@ -76,6 +76,23 @@ pub(crate) struct Limits {
     /// How the inputs of matrix products are held
     #[arg(long, value_enum, default_value_t)]
     pub(crate) precision: Precision,
+    /// How the KV cache holds keys and values
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) kv_type: KvType,
+}
+
+/// How the KV cache holds keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvType {
+    /// 16-bit floats
+    #[default]
+    F16,
+    /// 8 bits in blocks of 32: little more than half of f16
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits in blocks of 32: little more than a quarter, with noise
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 /// How the inputs of matrix products are held.

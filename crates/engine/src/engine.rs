@@ -3,7 +3,7 @@
 use crate::error::{OpenError, RunError};
 use crate::files::ModelFiles;
 use rawrz_gguf::{Gguf, ShardSet};
-use rawrz_model::{Isa, Model, Precision, Runner};
+use rawrz_model::{Isa, KvCache, KvType, Model, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
 use rawrz_residency::{MappedSource, Source};
 use rawrz_text::{ChatTemplate, TemplateError, Tokenizer};
@@ -37,6 +37,8 @@ pub struct OpenOptions {
     pub isa: Option<Isa>,
     /// How inputs of matmuls are held.
     pub precision: Precision,
+    /// How KV caches hold keys and values.
+    pub kv_type: KvType,
 }
 
 /// A loaded model, shared by the threads and sessions that use it.
@@ -50,6 +52,7 @@ pub struct Engine {
     runner: Mutex<Runner>,
     n_threads: usize,
     context_len: usize,
+    kv_type: KvType,
     budget_bytes: u64,
     ledger: Ledger,
     /// KV caches of all sessions now.
@@ -86,6 +89,7 @@ impl Engine {
         started: Instant,
     ) -> Result<Arc<Engine>, OpenError> {
         let model = Model::bind(&shards, &*source)?;
+        model.check_kv_type(options.kv_type)?;
         let isa = match options.isa {
             Some(isa) => isa,
             None => isa_from_environment()?,
@@ -96,7 +100,7 @@ impl Engine {
             None => std::thread::available_parallelism().map_or(1, usize::from),
         };
         let budget_bytes = options.memory_bytes.or_else(default_budget_bytes).unwrap_or(u64::MAX);
-        let (context_len, ledger) = plan_memory(&shards, &model, n_threads, budget_bytes, options.ctx_len)?;
+        let (context_len, ledger) = plan_memory(&shards, &model, n_threads, budget_bytes, options)?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
         Ok(Arc::new(Engine {
@@ -108,6 +112,7 @@ impl Engine {
             template,
             n_threads,
             context_len,
+            kv_type: options.kv_type,
             budget_bytes,
             ledger,
             kv_in_use: AtomicU64::new(0),
@@ -143,6 +148,11 @@ impl Engine {
         self.context_len
     }
 
+    /// How KV caches hold keys and values.
+    pub fn kv_type(&self) -> KvType {
+        self.kv_type
+    }
+
     /// Threads of a pass.
     pub fn n_threads(&self) -> usize {
         self.n_threads
@@ -173,6 +183,11 @@ impl Engine {
 
     pub(crate) fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// An empty KV cache of one session.
+    pub(crate) fn new_cache(&self) -> KvCache {
+        self.model.new_cache(self.kv_type, self.context_len)
     }
 
     pub(crate) fn source(&self) -> &dyn Source {
@@ -228,10 +243,10 @@ fn plan_memory(
     model: &Model,
     n_threads: usize,
     budget_bytes: u64,
-    ctx_len: Option<usize>,
+    options: &OpenOptions,
 ) -> Result<(usize, Ledger), OpenError> {
     let trained = model.config().context_len;
-    let candidates = match ctx_len {
+    let candidates = match options.ctx_len {
         Some(0) => return Err(OpenError::Option { problem: "a context of 0 tokens is empty".to_owned() }),
         Some(n) if n > trained => {
             let problem =
@@ -245,8 +260,8 @@ fn plan_memory(
     for context_len in candidates {
         let mut ledger = Ledger::default();
         ledger.add("weights (mapped)", shards.shards().iter().map(Gguf::file_len).sum());
-        ledger.add(KV_CACHE, model.cache_bytes(context_len));
-        ledger.add("scratch", model.scratch_bytes());
+        ledger.add(KV_CACHE, model.cache_bytes(options.kv_type, context_len));
+        ledger.add("scratch", model.scratch_bytes(n_threads));
         ledger.add("tokenizer", tokenizer_bytes_bound(shards.first()));
         ledger.add("threads", n_threads as u64 * THREAD_BYTES);
         ledger.add("program", PROGRAM_BYTES);

@@ -24,7 +24,7 @@ mod weights;
 
 pub use config::Config;
 pub use error::{BindError, PassError};
-pub use kernels::{Isa, Precision};
+pub use kernels::{Isa, KvType, Precision};
 pub use kv_cache::KvCache;
 pub use model::{Model, Runner};
 pub use rope::RopeScaling;
