@@ -339,6 +339,14 @@ mod tests {
     }
 
     #[test]
+    fn types_of_the_cache_are_spelled_as_gguf_does() {
+        for ty in ["f16", "q8_0", "q4_0"] {
+            assert!(Cli::try_parse_from(["rawrz", "bench", "m", "--kv-type", ty]).is_ok(), "{ty}");
+        }
+        assert!(Cli::try_parse_from(["rawrz", "run", "m", "--kv-type", "q8-0"]).is_err());
+    }
+
+    #[test]
     fn flags_that_contradict_are_refused() {
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--raw", "--system", "x"]).is_err());
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--logprobs", "3"]).is_err());

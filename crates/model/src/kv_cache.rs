@@ -129,3 +129,95 @@ impl KvCache {
         &self.bytes[self.first + layer * len..][..len]
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::Isa;
+    use crate::rope::RopeScaling;
+
+    fn config() -> Config {
+        Config {
+            architecture: "test",
+            n_layers: 2,
+            dim: 64,
+            ffn_dim: 64,
+            n_heads: 4,
+            n_kv_heads: 2,
+            head_dim: 64,
+            value_dim: 32,
+            vocab_len: 8,
+            rms_eps: 1e-5,
+            context_len: 4096,
+            rope_dim: 64,
+            rope_base: 1e4,
+            rope_scaling: RopeScaling::None { magnitude: 1.0 },
+        }
+    }
+
+    /// Keys and values of positions `range`, of one layer: different ones for each `seed`.
+    fn rows(
+        config: &Config,
+        range: std::ops::Range<usize>,
+        layer: usize,
+        seed: usize,
+    ) -> (Vec<f32>, Vec<f32>) {
+        let value = |i: usize| ((i * 7919 + layer * 31 + seed * 101) % 1009) as f32 / 500.0 - 1.0;
+        let row =
+            |len: usize| range.clone().flat_map(move |p| (0..len).map(move |i| value(p * len + i))).collect();
+        (row(config.key_len()), row(config.value_len()))
+    }
+
+    fn fill(cache: &mut KvCache, config: &Config, end: usize, width: usize, seed: usize) {
+        let (ops, pool) = (Ops::new(Isa::detect()), Pool::new(2));
+        while cache.len() < end {
+            let n = width.min(end - cache.len());
+            for layer in 0..config.n_layers {
+                let (keys, values) = rows(config, cache.len()..cache.len() + n, layer, seed);
+                cache.store(layer, &keys, &values, &ops, &pool);
+            }
+            cache.advance(n);
+        }
+    }
+
+    #[test]
+    fn what_was_truncated_leaves_no_trace() {
+        let config = config();
+        for ty in [KvType::F16, KvType::Q8_0, KvType::Q4_0] {
+            let mut plain = KvCache::new(&config, ty, 150);
+            fill(&mut plain, &config, 70, 1, 1);
+            fill(&mut plain, &config, 150, 1, 2);
+            for width in [1, 7, 64, 150] {
+                let mut cache = KvCache::new(&config, ty, 150);
+                fill(&mut cache, &config, 150, width, 1);
+                cache.truncate(200);
+                assert_eq!(cache.len(), 150);
+                cache.truncate(70);
+                assert_eq!(cache.len(), 70);
+                fill(&mut cache, &config, 150, width, 2);
+                for layer in 0..config.n_layers {
+                    assert!(
+                        cache.layer(layer) == plain.layer(layer),
+                        "{ty}, {width} at a time, layer {layer}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bytes_are_those_that_are_taken() {
+        let config = config();
+        for (ty, bits) in [(KvType::F16, 16.0), (KvType::Q8_0, 8.5), (KvType::Q4_0, 4.5)] {
+            for capacity in [1, 64, 65, 1000] {
+                let cache = KvCache::new(&config, ty, capacity);
+                assert_eq!(cache.capacity(), capacity);
+                assert_eq!(cache.bytes.capacity() as u64, KvCache::bytes(&config, ty, capacity));
+                let elements = capacity.next_multiple_of(64) * 2 * 2 * (64 + 32);
+                assert_eq!(cache.bytes.len() - ALIGNMENT, (elements as f64 * bits / 8.0) as usize);
+                assert!(cache.layer(0).as_ptr().addr().is_multiple_of(ALIGNMENT));
+            }
+        }
+        assert_eq!(KvCache::bytes(&config, KvType::F16, usize::MAX), u64::MAX);
+    }
+}

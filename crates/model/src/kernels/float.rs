@@ -12,7 +12,7 @@ use super::isa::Isa;
 use super::vector::Neon;
 #[cfg(target_arch = "x86_64")]
 use super::vector::{Avx2, Avx512};
-use super::vector::{LANES, Portable, Vector, exp};
+use super::vector::{LANES, Portable, Vector, exp, padded};
 use half::f16;
 
 /// Weights or activations in one quantized block of the `Q8_0` family.
@@ -169,14 +169,6 @@ mod body {
         multiply::<V, _>(product, out);
     }
 
-    /// The last, shorter group of a vector, filled up with zeros, which add nothing to a sum of products.
-    #[inline(always)]
-    fn padded<V: Vector>(rest: &[f32]) -> V {
-        let mut group = [0.0; LANES];
-        group[..rest.len()].copy_from_slice(rest);
-        V::from_floats(&group)
-    }
-
     /// A function of one or two elements. A closure would do, were closures always inlined: one that is not
     /// loses the instruction set that it is used in.
     trait Elementwise: Copy {
@@ -191,7 +183,9 @@ mod body {
         for (x, y) in x.iter_mut().zip(y) {
             f.of(V::from_floats(x), V::from_floats(y)).write(x);
         }
-        write_rest(x_rest, f.of(padded::<V>(x_rest), padded(y_rest)));
+        if !x_rest.is_empty() {
+            write_rest(x_rest, f.of(padded::<V>(x_rest), padded(y_rest)));
+        }
     }
 
     /// Replaces each `x` by `f(x, x)`.
@@ -202,8 +196,10 @@ mod body {
             let values = V::from_floats(group);
             f.of(values, values).write(group);
         }
-        let values = padded::<V>(rest);
-        write_rest(rest, f.of(values, values));
+        if !rest.is_empty() {
+            let values = padded::<V>(rest);
+            write_rest(rest, f.of(values, values));
+        }
     }
 
     #[inline(always)]

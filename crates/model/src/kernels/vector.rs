@@ -59,6 +59,14 @@ pub(super) trait Vector: Copy {
     }
 }
 
+/// Fewer than 16 values, filled up with zeros, which add nothing to a sum of products.
+#[inline(always)]
+pub(super) fn padded<V: Vector>(rest: &[f32]) -> V {
+    let mut group = [0.0; LANES];
+    group[..rest.len()].copy_from_slice(rest);
+    V::from_floats(&group)
+}
+
 /// e^x to within 2 units in the last place for x in [-87, 88]; 0 below, e^88 above, NaN for NaN.
 ///
 /// Reduction by a two-part ln 2 (Cody and Waite), then the Taylor polynomial of degree 7 on |r| <= ln(2)/2, whose

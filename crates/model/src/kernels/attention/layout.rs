@@ -1,7 +1,7 @@
 //! How the cache holds keys and values, and how they are put in and taken out.
 
 use super::super::Ops;
-use super::super::vector::{LANES, Vector};
+use super::super::vector::{LANES, Vector, padded};
 use super::BLOCK;
 use super::product::Line;
 use half::f16;
@@ -144,18 +144,21 @@ pub(in super::super) fn store_halves<V: Vector>(
 /// Up to 16 values as f16, filled up with zeros.
 #[inline(always)]
 fn narrow<V: Vector>(x: &[f32]) -> [u8; 2 * LANES] {
-    let mut floats = [0.0; LANES];
-    floats[..x.len()].copy_from_slice(x);
     let mut halves = [0; 2 * LANES];
-    V::from_floats(&floats).write_halves(&mut halves);
+    match x.as_array() {
+        Some(x) => V::from_floats(x).write_halves(&mut halves),
+        None => padded::<V>(x).write_halves(&mut halves),
+    }
     halves
 }
 
-/// An f16 scale. A block with a NaN gets one for its scale, so that damage stays seen; the reference would hide it.
-#[inline(always)]
-fn scale(d: f32, x: &[f32; QUANT_BLOCK]) -> [u8; 2] {
-    let d = if x.iter().any(|x| x.is_nan()) { f32::NAN } else { d };
-    f16::from_f32_const(d).to_ne_bytes()
+/// How a type rounds a block of 32. (A trait and not a function passed on: that might not be inlined, and would be
+/// compiled for the baseline then.)
+trait Quantize {
+    const BYTES: usize;
+
+    /// Writes `BYTES` bytes of quants and returns the scale.
+    fn quantize(x: &[f32; QUANT_BLOCK], quants: &mut [u8]) -> f32;
 }
 
 /// `1 / d`, and 0 for 0.
@@ -165,51 +168,85 @@ fn inverse(d: f32) -> f32 {
 }
 
 /// As `quantize_row_q8_0_ref` of ggml: ties away from zero.
-#[inline(always)]
-fn quantize_8(x: &[f32; QUANT_BLOCK]) -> ([u8; 2], [u8; QUANT_BLOCK]) {
-    let largest = x.iter().fold(0.0, |m, x| if x.abs() > m { x.abs() } else { m });
-    let d = largest / 127.0;
-    let factor = inverse(d);
-    (scale(d, x), x.map(|x| (x * factor).round() as i8 as u8))
+struct Q8_0;
+
+impl Quantize for Q8_0 {
+    const BYTES: usize = QUANT_BLOCK;
+
+    #[inline(always)]
+    fn quantize(x: &[f32; QUANT_BLOCK], quants: &mut [u8]) -> f32 {
+        let mut largest = 0.0;
+        for x in x {
+            largest = if x.abs() > largest { x.abs() } else { largest };
+        }
+        let d = largest / 127.0;
+        let factor = inverse(d);
+        for (quant, x) in quants.iter_mut().zip(x) {
+            *quant = (x * factor).round() as i8 as u8;
+        }
+        d
+    }
 }
 
 /// As `quantize_row_q4_0_ref` of ggml: the first value of the largest magnitude becomes -8.
-#[inline(always)]
-fn quantize_4(x: &[f32; QUANT_BLOCK]) -> ([u8; 2], [u8; QUANT_BLOCK / 2]) {
-    let extreme = x.iter().fold(0.0f32, |m, x| if x.abs() > m.abs() { *x } else { m });
-    let d = extreme / -8.0;
-    let factor = inverse(d);
-    let quants = x.map(|x| ((x * factor + 8.5) as u8).min(15));
-    (scale(d, x), std::array::from_fn(|i| quants[i] | quants[i + QUANT_BLOCK / 2] << 4))
+struct Q4_0;
+
+impl Quantize for Q4_0 {
+    const BYTES: usize = QUANT_BLOCK / 2;
+
+    #[inline(always)]
+    fn quantize(x: &[f32; QUANT_BLOCK], quants: &mut [u8]) -> f32 {
+        let mut extreme = 0.0f32;
+        for x in x {
+            extreme = if x.abs() > extreme.abs() { *x } else { extreme };
+        }
+        let d = extreme / -8.0;
+        let factor = inverse(d);
+        let (low, high) = x.split_at(QUANT_BLOCK / 2);
+        for ((quant, low), high) in quants.iter_mut().zip(low).zip(high) {
+            let (low, high) = ((low * factor + 8.5) as u8, (high * factor + 8.5) as u8);
+            *quant = if low > 15 { 15 } else { low } | if high > 15 { 15 } else { high } << 4;
+        }
+        d
+    }
 }
 
-/// Stores by `quantize`, which makes `BYTES` bytes of 32 elements.
+/// The scale as f16. A block with a NaN gets one for its scale, so that damage stays seen; the reference would hide
+/// it.
 #[inline(always)]
-fn store_quantized<const BYTES: usize>(
+fn scale_of(x: &[f32; QUANT_BLOCK], d: f32) -> [u8; 2] {
+    let mut has_nan = false;
+    for x in x {
+        has_nan |= x.is_nan();
+    }
+    f16::from_f32_const(if has_nan { f32::NAN } else { d }).to_ne_bytes()
+}
+
+#[inline(always)]
+fn store_quantized<Q: Quantize>(
     key: &[f32],
     value: &[f32],
     place: usize,
     keys: &mut [u8],
     values: &mut [u8],
-    quantize: impl Fn(&[f32; QUANT_BLOCK]) -> ([u8; 2], [u8; BYTES]),
 ) {
     let blocks = key.as_chunks::<QUANT_BLOCK>().0;
-    let (quants, scales) = keys.split_at_mut(blocks.len() * BYTES * BLOCK);
-    let rows = quants.as_chunks_mut::<BLOCK>().0.chunks_exact_mut(BYTES);
+    let (rows, scales) = keys.split_at_mut(blocks.len() * Q::BYTES * BLOCK);
+    let rows = rows.as_chunks_mut::<BLOCK>().0.chunks_exact_mut(Q::BYTES);
     let scales = scales.as_chunks_mut::<2>().0.chunks_exact_mut(BLOCK);
     for ((block, rows), scales) in blocks.iter().zip(rows).zip(scales) {
-        let (scale, quants) = quantize(block);
-        scales[place] = scale;
+        let mut quants = [0; QUANT_BLOCK];
+        scales[place] = scale_of(block, Q::quantize(block, &mut quants));
         for (row, quant) in rows.iter_mut().zip(quants) {
             row[place] = quant;
         }
     }
     let blocks = value.as_chunks::<QUANT_BLOCK>().0;
-    let (quants, scales) = values.split_at_mut(blocks.len() * BYTES * BLOCK);
-    let rows = &mut quants.as_chunks_mut::<BYTES>().0[place * blocks.len()..];
+    let (quants, scales) = values.split_at_mut(blocks.len() * Q::BYTES * BLOCK);
+    let quants = quants[place * blocks.len() * Q::BYTES..].chunks_exact_mut(Q::BYTES);
     let scales = &mut scales.as_chunks_mut::<2>().0[place * blocks.len()..];
-    for ((block, row), scale) in blocks.iter().zip(rows).zip(scales) {
-        (*scale, *row) = quantize(block);
+    for ((block, quants), scale) in blocks.iter().zip(quants).zip(scales) {
+        *scale = scale_of(block, Q::quantize(block, quants));
     }
 }
 
@@ -221,7 +258,7 @@ pub(in super::super) fn store_q8_0<V: Vector>(
     keys: &mut [u8],
     values: &mut [u8],
 ) {
-    store_quantized(key, value, place, keys, values, quantize_8);
+    store_quantized::<Q8_0>(key, value, place, keys, values);
 }
 
 #[inline(always)]
@@ -232,7 +269,7 @@ pub(in super::super) fn store_q4_0<V: Vector>(
     keys: &mut [u8],
     values: &mut [u8],
 ) {
-    store_quantized(key, value, place, keys, values, quantize_4);
+    store_quantized::<Q4_0>(key, value, place, keys, values);
 }
 
 #[inline(always)]
@@ -264,15 +301,29 @@ fn quants_and_scales(all: &[u8], quant_bytes: usize) -> (&[[u8; LANES]], &[[u8; 
     (quants.as_chunks::<LANES>().0, scales.as_chunks::<{ 2 * LANES }>().0)
 }
 
+/// A row of quants of [`BLOCK`] positions.
+type Row = [[u8; LANES]; COLUMNS];
+
+#[inline(always)]
+fn column_scales<V: Vector>(halves: &[[u8; 2 * LANES]; COLUMNS]) -> [V; COLUMNS] {
+    let mut scales = [V::splat(0.0); COLUMNS];
+    for c in 0..COLUMNS {
+        scales[c] = V::from_halves(&halves[c]);
+    }
+    scales
+}
+
 #[inline(always)]
 pub(in super::super) fn widen_q8_0_keys<V: Vector>(keys: &[u8], out: &mut [Line]) {
     let (quants, scales) = quants_and_scales(keys, QUANT_BLOCK);
-    let rows = quants.chunks_exact(QUANT_BLOCK * COLUMNS).zip(out.chunks_exact_mut(QUANT_BLOCK * COLUMNS));
-    for ((quants, out), scales) in rows.zip(scales.as_chunks::<COLUMNS>().0) {
-        for (c, scales) in scales.iter().enumerate() {
-            let scales = V::from_halves(scales);
-            for (quants, out) in quants.iter().zip(out.iter_mut()).skip(c).step_by(COLUMNS) {
-                V::from_bytes(&signed(quants)).mul(scales).write(&mut out.0);
+    let rows: &[Row] = quants.as_chunks().0;
+    let out = out.as_chunks_mut::<COLUMNS>().0;
+    let blocks = rows.as_chunks::<QUANT_BLOCK>().0.iter().zip(out.as_chunks_mut::<QUANT_BLOCK>().0);
+    for ((rows, out), scales) in blocks.zip(scales.as_chunks::<COLUMNS>().0) {
+        let scales = column_scales::<V>(scales);
+        for (row, out) in rows.iter().zip(out) {
+            for c in 0..COLUMNS {
+                V::from_bytes(&signed(&row[c])).mul(scales[c]).write(&mut out[c].0);
             }
         }
     }
@@ -280,17 +331,18 @@ pub(in super::super) fn widen_q8_0_keys<V: Vector>(keys: &[u8], out: &mut [Line]
 
 #[inline(always)]
 pub(in super::super) fn widen_q4_0_keys<V: Vector>(keys: &[u8], out: &mut [Line]) {
-    const HALF: usize = QUANT_BLOCK / 2 * COLUMNS;
-    let (quants, scales) = quants_and_scales(keys, QUANT_BLOCK / 2);
-    let rows = quants.chunks_exact(HALF).zip(out.chunks_exact_mut(2 * HALF));
-    for ((quants, out), scales) in rows.zip(scales.as_chunks::<COLUMNS>().0) {
+    const HALF: usize = QUANT_BLOCK / 2;
+    let (quants, scales) = quants_and_scales(keys, HALF);
+    let rows: &[Row] = quants.as_chunks().0;
+    let out = out.as_chunks_mut::<COLUMNS>().0;
+    let blocks = rows.as_chunks::<HALF>().0.iter().zip(out.as_chunks_mut::<QUANT_BLOCK>().0);
+    for ((rows, out), scales) in blocks.zip(scales.as_chunks::<COLUMNS>().0) {
+        let scales = column_scales::<V>(scales);
         let (low, high) = out.split_at_mut(HALF);
-        for (c, scales) in scales.iter().enumerate() {
-            let scales = V::from_halves(scales);
-            let out = low.iter_mut().zip(high.iter_mut());
-            for (quants, (low, high)) in quants.iter().zip(out).skip(c).step_by(COLUMNS) {
-                V::from_bytes(&low_nibbles(quants)).mul(scales).write(&mut low.0);
-                V::from_bytes(&high_nibbles(quants)).mul(scales).write(&mut high.0);
+        for ((row, low), high) in rows.iter().zip(low).zip(high) {
+            for c in 0..COLUMNS {
+                V::from_bytes(&low_nibbles(&row[c])).mul(scales[c]).write(&mut low[c].0);
+                V::from_bytes(&high_nibbles(&row[c])).mul(scales[c]).write(&mut high[c].0);
             }
         }
     }

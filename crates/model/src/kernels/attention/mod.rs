@@ -51,8 +51,9 @@ pub(crate) const BLOCK: usize = 64;
 /// Blocks in one segment: enough that joining segments costs nothing beside computing them.
 const SEGMENT_BLOCKS: usize = 8;
 
-/// Rows of one tile, unless one token has more: so many share the widening of a block.
-const TILE_ROWS: usize = 48;
+/// Rows of one tile, unless one token has more: so many share the widening of a block. With fewer, widening and
+/// reading the cache again for each tile begin to count; with more, the rows of long heads fill the L2 cache.
+const TILE_ROWS: usize = 72;
 
 /// With more rows than this, widening f16 into scratch is cheaper than in each product.
 const MAX_DIRECT_ROWS: usize = 2 * MAX_ROWS;
@@ -350,7 +351,7 @@ fn see(job: &Attention<'_>, position: usize, block: usize) -> Visible {
     (from as u8, to as u8)
 }
 
-/// Products of all rows with all keys of a block, also of positions that a row does not see.
+/// Products of all rows with the keys of a block, also with some that a row does not see: nothing comes of them.
 fn scores<G>(
     layout: KvLayout,
     scratch: &mut Scratch,
@@ -359,6 +360,7 @@ fn scores<G>(
 ) {
     let n_rows = scratch.visible.len();
     for (first, len) in row_groups(n_rows) {
+        let end = scratch.visible[first..][..len].iter().map(|v| v.1).max().unwrap_or(0);
         let product = Product {
             left: &scratch.queries[first * layout.key_dim..],
             left_stride: layout.key_dim,
@@ -366,7 +368,7 @@ fn scores<G>(
             right_stride: BLOCK / LANES,
             n_rows: len,
             n_terms: layout.key_dim,
-            n_groups: BLOCK / LANES,
+            n_groups: usize::from(end).div_ceil(LANES),
             out_stride: BLOCK,
             adds: false,
         };
