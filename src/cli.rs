@@ -76,6 +76,23 @@ pub(crate) struct Limits {
     /// How the inputs of matrix products are held
     #[arg(long, value_enum, default_value_t)]
     pub(crate) precision: Precision,
+    /// How the KV cache holds keys and values
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) kv_type: KvType,
+}
+
+/// How the KV cache holds keys and values.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvType {
+    /// 16-bit floats
+    #[default]
+    F16,
+    /// 8 bits in blocks of 32: little more than half of f16
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits in blocks of 32: little more than a quarter, with noise
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 /// How the inputs of matrix products are held.
@@ -319,6 +336,14 @@ mod tests {
             assert!(Cli::try_parse_from(["rawrz", "run", "m", flag]).is_err(), "{flag}");
         }
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--presence-penalty", "-0.5", "-p", "-n"]).is_ok());
+    }
+
+    #[test]
+    fn types_of_the_cache_are_spelled_as_gguf_does() {
+        for ty in ["f16", "q8_0", "q4_0"] {
+            assert!(Cli::try_parse_from(["rawrz", "bench", "m", "--kv-type", ty]).is_ok(), "{ty}");
+        }
+        assert!(Cli::try_parse_from(["rawrz", "run", "m", "--kv-type", "q8-0"]).is_err());
     }
 
     #[test]

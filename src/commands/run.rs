@@ -7,8 +7,8 @@ use crate::progress::Progress;
 use crate::{interrupt, locate, prompt, report};
 use anyhow::Context;
 use rawrz_engine::{
-    Cancel, Engine, Event, FinishReason, GenerateOptions, Generated, OpenError, OpenOptions, Precision,
-    RunError, SamplerOptions, Session, generate, process_memory,
+    Cancel, Engine, Event, FinishReason, GenerateOptions, Generated, KvType, OpenError, OpenOptions,
+    Precision, RunError, SamplerOptions, Session, generate, process_memory,
 };
 use rawrz_text::{ChatTemplate, TokenId};
 use serde_json::{Value as Json, json};
@@ -52,6 +52,11 @@ pub(crate) fn open(path: &Path, limits: &Limits, ctx: Option<usize>) -> anyhow::
         precision: match limits.precision {
             cli::Precision::Quantized => Precision::Quantized,
             cli::Precision::Float => Precision::Float,
+        },
+        kv_type: match limits.kv_type {
+            cli::KvType::F16 => KvType::F16,
+            cli::KvType::Q8_0 => KvType::Q8_0,
+            cli::KvType::Q4_0 => KvType::Q4_0,
         },
         ..OpenOptions::default()
     };

@@ -3,7 +3,7 @@
 use crate::error::{OpenError, RunError};
 use crate::files::ModelFiles;
 use rawrz_gguf::{Gguf, ShardSet};
-use rawrz_model::{BATCH_LENS, Isa, Model, Precision, Runner};
+use rawrz_model::{BATCH_LENS, Isa, KvCache, KvType, Model, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
 use rawrz_residency::{MappedSource, Source};
 use rawrz_text::{ChatTemplate, TemplateError, Tokenizer};
@@ -37,6 +37,8 @@ pub struct OpenOptions {
     pub isa: Option<Isa>,
     /// How inputs of matmuls are held.
     pub precision: Precision,
+    /// How KV caches hold keys and values.
+    pub kv_type: KvType,
 }
 
 /// A loaded model, shared by the threads and sessions that use it.
@@ -51,6 +53,7 @@ pub struct Engine {
     n_threads: usize,
     batch_len: usize,
     context_len: usize,
+    kv_type: KvType,
     budget_bytes: u64,
     ledger: Ledger,
     /// KV caches of all sessions now.
@@ -87,6 +90,7 @@ impl Engine {
         started: Instant,
     ) -> Result<Arc<Engine>, OpenError> {
         let model = Model::bind(&shards, &*source)?;
+        model.check_kv_type(options.kv_type)?;
         let isa = match options.isa {
             Some(isa) => isa,
             None => isa_from_environment()?,
@@ -98,7 +102,7 @@ impl Engine {
         };
         let budget_bytes = options.memory_bytes.or_else(default_budget_bytes).unwrap_or(u64::MAX);
         let Plan { context_len, batch_len, ledger } =
-            plan_memory(&shards, &model, n_threads, budget_bytes, options.ctx_len)?;
+            plan_memory(&shards, &model, n_threads, budget_bytes, options)?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
         Ok(Arc::new(Engine {
@@ -111,6 +115,7 @@ impl Engine {
             template,
             n_threads,
             context_len,
+            kv_type: options.kv_type,
             budget_bytes,
             ledger,
             kv_in_use: AtomicU64::new(0),
@@ -144,6 +149,11 @@ impl Engine {
     /// Positions of each session.
     pub fn context_len(&self) -> usize {
         self.context_len
+    }
+
+    /// How KV caches hold keys and values.
+    pub fn kv_type(&self) -> KvType {
+        self.kv_type
     }
 
     /// Threads of a pass.
@@ -184,6 +194,11 @@ impl Engine {
 
     pub(crate) fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// An empty KV cache of one session.
+    pub(crate) fn new_cache(&self) -> KvCache {
+        self.model.new_cache(self.kv_type, self.context_len)
     }
 
     pub(crate) fn source(&self) -> &dyn Source {
@@ -247,10 +262,10 @@ fn plan_memory(
     model: &Model,
     n_threads: usize,
     budget_bytes: u64,
-    ctx_len: Option<usize>,
+    options: &OpenOptions,
 ) -> Result<Plan, OpenError> {
     let trained = model.config().context_len;
-    let candidates = match ctx_len {
+    let candidates = match options.ctx_len {
         Some(0) => return Err(OpenError::Option { problem: "a context of 0 tokens is empty".to_owned() }),
         Some(n) if n > trained => {
             let problem =
@@ -265,7 +280,7 @@ fn plan_memory(
         for batch_len in BATCH_LENS {
             let mut ledger = Ledger::default();
             ledger.add("weights (mapped)", shards.shards().iter().map(Gguf::file_len).sum());
-            ledger.add(KV_CACHE, model.cache_bytes(context_len));
+            ledger.add(KV_CACHE, model.cache_bytes(options.kv_type, context_len));
             ledger.add("scratch", model.scratch_bytes(n_threads, batch_len));
             ledger.add("tokenizer", tokenizer_bytes_bound(shards.first()));
             ledger.add("threads", n_threads as u64 * THREAD_BYTES);

@@ -32,7 +32,7 @@ impl Session {
     pub fn new(engine: &Arc<Engine>) -> Result<Session, RunError> {
         let kv_bytes = engine.reserve_kv()?;
         Ok(Session {
-            cache: engine.model().new_cache(engine.context_len()),
+            cache: engine.new_cache(),
             engine: Arc::clone(engine),
             tokens: Vec::new(),
             logits: Vec::new(),

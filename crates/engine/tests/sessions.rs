@@ -1,6 +1,8 @@
 //! Engine and sessions on a tiny model: reuse, cancelling, budgets, and every fault at every moment.
 
-use rawrz_engine::{Cancel, Engine, Event, FinishReason, GenerateOptions, OpenError, OpenOptions, RunError};
+use rawrz_engine::{
+    Cancel, Engine, Event, FinishReason, GenerateOptions, KvType, OpenError, OpenOptions, RunError,
+};
 use rawrz_engine::{Sampler, SamplerOptions, Session, SyncStats, generate};
 use rawrz_residency::{Fault, FaultySource, MappedSource};
 use std::path::{Path, PathBuf};
@@ -61,6 +63,61 @@ fn scores_are_the_logits_of_each_position() {
         session.sync(&all[..=position], &none).unwrap();
         assert_eq!(bits(session.logits()), logits, "position {position}");
     }
+}
+
+/// One head of 64, so that every type of cache fits; more than one block of positions.
+fn open_wide(kv_type: KvType, threads: usize) -> Result<Arc<Engine>, OpenError> {
+    let path = tiny().with_file_name("gemma3-global.gguf");
+    let options =
+        OpenOptions { ctx_len: Some(72), threads: Some(threads), kv_type, ..OpenOptions::default() };
+    Engine::open(&path, &options)
+}
+
+#[test]
+fn every_type_of_cache_gives_the_same_bits_for_every_batch() {
+    let none = Cancel::default();
+    let mut kv_bytes = Vec::new();
+    for kv_type in [KvType::F16, KvType::Q8_0, KvType::Q4_0] {
+        let engine = open_wide(kv_type, 2).unwrap();
+        kv_bytes.push(engine.ledger().bytes("KV cache"));
+        let mut session = Session::new(&engine).unwrap();
+        session.sync(&tokens(72), &none).unwrap();
+        let at_once = bits(session.logits());
+        // Back to where the first block of positions is not full, and on one by one.
+        session.sync(&tokens(50), &none).unwrap();
+        for n in 51..=72 {
+            session.sync(&tokens(n), &none).unwrap();
+        }
+        assert_eq!(bits(session.logits()), at_once, "{kv_type}");
+        let mut other = Session::new(&open_wide(kv_type, 1).unwrap()).unwrap();
+        other.sync(&tokens(72), &none).unwrap();
+        assert_eq!(bits(other.logits()), at_once, "{kv_type}");
+    }
+    assert!(kv_bytes[0] > kv_bytes[1] * 18 / 10 && kv_bytes[1] > kv_bytes[2] * 18 / 10, "{kv_bytes:?}");
+}
+
+#[test]
+fn a_quantized_cache_stays_close_and_is_refused_where_it_does_not_fit() {
+    let none = Cancel::default();
+    let mut logits = Vec::new();
+    for kv_type in [KvType::F16, KvType::Q8_0, KvType::Q4_0] {
+        let mut session = Session::new(&open_wide(kv_type, 2).unwrap()).unwrap();
+        session.sync(&tokens(72), &none).unwrap();
+        logits.push(session.logits().to_vec());
+    }
+    let error = |other: &[f32]| {
+        let squares = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>();
+        let difference = squares(&mut logits[0].iter().zip(other).map(|(a, b)| a - b));
+        (difference / squares(&mut logits[0].iter().copied())).sqrt()
+    };
+    let (q8_0, q4_0) = (error(&logits[1]), error(&logits[2]));
+    println!("relative error of the logits: q8_0 {q8_0}, q4_0 {q4_0}");
+    assert!(q8_0 > 0.0 && q8_0 < 0.02, "{q8_0}");
+    assert!(q4_0 > q8_0 && q4_0 < 0.3, "{q4_0}");
+    // Heads of 16.
+    let refused = Engine::open(&tiny(), &OpenOptions { kv_type: KvType::Q8_0, ..options() });
+    let text = refused.err().unwrap().to_string();
+    assert!(text.contains("q8_0") && text.contains("16"), "{text}");
 }
 
 #[test]

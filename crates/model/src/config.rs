@@ -1,6 +1,7 @@
 //! Hyperparameters, read from metadata and checked once.
 
 use crate::error::BindError;
+use crate::kernels::{KvLayout, KvType};
 use crate::rope::RopeScaling;
 use rawrz_gguf::{Gguf, Value};
 
@@ -212,6 +213,11 @@ impl Config {
         }
         let problem = format!("{} where a head has {}", self.rope_dim, self.head_dim);
         Err(keys.bad("rope.dimension_count", problem))
+    }
+
+    /// How a cache of type `ty` holds keys and values.
+    pub(crate) fn kv_layout(&self, ty: KvType) -> KvLayout {
+        KvLayout { ty, key_dim: self.head_dim, value_dim: self.value_dim }
     }
 
     /// Length of all query heads of a token.

@@ -4,7 +4,9 @@ use crate::arch::{Gemma3, Llama, Qwen2};
 use crate::blocks::{Buffers, MAX_OUTPUT_ROWS, Pass};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
-use crate::kernels::{Activations, Isa, Ops, Pool, Precision, thread_scratch_bytes};
+use crate::kernels::{
+    Activations, AttentionScratch, Isa, KvType, Ops, Pool, Precision, thread_scratch_bytes,
+};
 use crate::kv_cache::KvCache;
 use crate::weights::Binder;
 use rawrz_gguf::ShardSet;
@@ -33,6 +35,7 @@ pub struct Runner {
     pool: Pool,
     acts: Activations,
     vector: Vec<f32>,
+    attention: AttentionScratch,
     buffers: Buffers,
     batch_len: usize,
 }
@@ -47,6 +50,7 @@ impl Runner {
             pool: Pool::new(n_threads),
             acts: Activations::new(precision),
             vector: Vec::new(),
+            attention: AttentionScratch::default(),
             buffers: Buffers::default(),
         }
     }
@@ -101,14 +105,29 @@ impl Model {
         &self.plan
     }
 
+    /// An error unless a cache can hold this model's keys and values as `ty`.
+    pub fn check_kv_type(&self, ty: KvType) -> Result<(), BindError> {
+        let Config { head_dim, value_dim, .. } = self.config;
+        if ty.fits(head_dim) && ty.fits(value_dim) {
+            return Ok(());
+        }
+        let what = format!(
+            "a KV cache of type {ty} for heads of {head_dim} and {value_dim} elements (not multiples of 32)"
+        );
+        Err(BindError::Unsupported { what })
+    }
+
     /// An empty cache for up to `capacity` positions.
-    pub fn new_cache(&self, capacity: usize) -> KvCache {
-        KvCache::new(&self.config, capacity)
+    ///
+    /// # Panics
+    /// When [`Model::check_kv_type`] refuses `ty`.
+    pub fn new_cache(&self, ty: KvType, capacity: usize) -> KvCache {
+        KvCache::new(&self.config, ty, capacity)
     }
 
     /// Bytes of a cache of `capacity` positions, saturating.
-    pub fn cache_bytes(&self, capacity: usize) -> u64 {
-        KvCache::bytes(&self.config, capacity)
+    pub fn cache_bytes(&self, ty: KvType, capacity: usize) -> u64 {
+        KvCache::bytes(&self.config, ty, capacity)
     }
 
     /// Bytes of scratch that each token of a batch takes.
@@ -125,8 +144,12 @@ impl Model {
     /// The most bytes that a [`Runner`] of `n_threads` threads takes for passes of up to `batch_len` tokens.
     pub fn scratch_bytes(&self, n_threads: usize, batch_len: usize) -> u64 {
         let batch = self.scratch_bytes_per_token() * batch_len as u64;
+        let heads_per_kv = self.config.n_heads / self.config.n_kv_heads;
+        // Of any type: what is widened takes the same.
+        let layout = self.config.kv_layout(KvType::F16);
+        let attention = AttentionScratch::bytes(layout, heads_per_kv, n_threads);
         let logits = (MAX_OUTPUT_ROWS * self.config.vocab_len * 4) as u64;
-        batch + logits + n_threads as u64 * thread_scratch_bytes(batch_len)
+        batch + logits + attention + n_threads as u64 * thread_scratch_bytes(batch_len)
     }
 
     /// Runs `tokens` through the model after the positions in `cache`, and calls `on_logits` with position and
@@ -170,8 +193,8 @@ impl Model {
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), PassError> {
         source.begin_pass(&self.plan)?;
-        let Runner { ops, pool, acts, vector, buffers, .. } = runner;
-        let pass = &mut Pass { source, ops: *ops, pool, acts, vector, cache, tokens };
+        let Runner { ops, pool, acts, vector, attention, buffers, .. } = runner;
+        let pass = &mut Pass { source, ops: *ops, pool, acts, vector, attention, cache, tokens };
         let config = &self.config;
         let result = match &self.arch {
             Arch::Llama(model) => model.forward(pass, config, buffers, first_output, on_logits),

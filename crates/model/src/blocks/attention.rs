@@ -3,7 +3,7 @@
 use super::{Buffers, Pass, Rotation};
 use crate::config::Config;
 use crate::error::{BindError, PassError};
-use crate::kernels::AttentionHead;
+use crate::kernels::{self, Attention};
 use crate::rope::RopeTable;
 use crate::weights::{Binder, Linear, Vector};
 
@@ -17,11 +17,11 @@ pub(crate) enum Window {
 }
 
 impl Window {
-    /// First position that the query at `position` sees.
-    fn first(self, position: usize) -> usize {
+    /// Positions that a query sees, itself included.
+    fn len(self) -> usize {
         match self {
-            Window::Full => 0,
-            Window::Sliding(len) => (position + 1).saturating_sub(len),
+            Window::Full => usize::MAX,
+            Window::Sliding(len) => len,
         }
     }
 }
@@ -87,44 +87,20 @@ impl SelfAttention {
         }
         pass.rotate(q, config.head_dim, rotation, table);
         pass.rotate(k, config.head_dim, rotation, table);
-        pass.cache.store(layer, k, v);
-        attend(pass, config, layer, q, window, scale, attention);
+        pass.cache.store(layer, k, v, &pass.ops, pass.pool);
+        attention.resize(n * config.attention_len(), 0.0);
+        let job = Attention {
+            layout: pass.cache.layout(),
+            n_heads: config.n_heads,
+            n_kv_heads: config.n_kv_heads,
+            queries: q,
+            cache: pass.cache.layer(layer),
+            start: pass.start(),
+            window_len: window.len(),
+            scale,
+        };
+        kernels::attend(&job, attention, pass.attention, &pass.ops, pass.pool);
         pass.load(attention, n);
         pass.linear(&self.output, h)
-    }
-}
-
-/// `out = softmax(q . keys * scale) . values` for every query head, over what its position sees.
-fn attend(
-    pass: &Pass<'_>,
-    config: &Config,
-    layer: usize,
-    q: &[f32],
-    window: Window,
-    scale: f32,
-    out: &mut Vec<f32>,
-) {
-    let (start, ops, cache) = (pass.start(), pass.ops, &*pass.cache);
-    let heads_per_kv = config.n_heads / config.n_kv_heads;
-    out.resize(pass.n_tokens() * config.attention_len(), 0.0);
-    pass.pool.for_each_chunk(out, config.value_dim, &|i, out| {
-        let (position, head) = (start + i / config.n_heads, i % config.n_heads);
-        let (keys, values) = cache.head(layer, head / heads_per_kv);
-        let query = &q[i * config.head_dim..][..config.head_dim];
-        let (first, end) = (window.first(position), position + 1);
-        ops.attend(&AttentionHead { query, keys, values, first, end, scale }, out);
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sliding_window_counts_the_position_itself() {
-        assert_eq!(Window::Sliding(4).first(2), 0);
-        assert_eq!(Window::Sliding(4).first(3), 0);
-        assert_eq!(Window::Sliding(4).first(4), 1);
-        assert_eq!(Window::Full.first(1000), 0);
     }
 }

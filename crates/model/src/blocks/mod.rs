@@ -15,7 +15,7 @@ pub(crate) use feed_forward::{FeedForward, Gate};
 pub(crate) use head::{Head, MAX_OUTPUT_ROWS};
 
 use crate::error::PassError;
-use crate::kernels::{self, Activations, DisjointRows, Ops, Pool, WeightRows};
+use crate::kernels::{self, Activations, AttentionScratch, DisjointRows, Ops, Pool, WeightRows};
 use crate::kv_cache::KvCache;
 use crate::rope::RopeTable;
 use crate::weights::{Linear, Matrix, Vector};
@@ -62,6 +62,7 @@ pub(crate) struct Pass<'a> {
     pub(crate) acts: &'a mut Activations,
     /// A weight vector, widened.
     pub(crate) vector: &'a mut Vec<f32>,
+    pub(crate) attention: &'a mut AttentionScratch,
     pub(crate) cache: &'a mut KvCache,
     pub(crate) tokens: &'a [u32],
 }

@@ -1,103 +1,25 @@
-//! Float code: norms, rotary embedding, activations, attention, float dots, and the quantization of activations.
+//! Float code: norms, rotary embedding, activations, float dots, the quantization of activations, and the list of
+//! all operations over floats (the bodies of those of attention are in `attention`).
 //!
 //! Each function is written once, over groups of [`LANES`] values with explicit fused multiply-adds, and
 //! compiled once for each instruction set. Nothing here depends on how the compiler vectorises it: Rust never
 //! reorders or contracts float operations, so all copies give the same bits.
 
+use super::attention::product::{Line, Product};
+use super::attention::softmax::{Rows, Visible};
 use super::isa::Isa;
+#[cfg(target_arch = "aarch64")]
+use super::vector::Neon;
+#[cfg(target_arch = "x86_64")]
+use super::vector::{Avx2, Avx512};
+use super::vector::{LANES, Portable, Vector, exp, padded};
 use half::f16;
-
-/// Lanes of every float sum: element k goes to lane k mod 16.
-pub(crate) const LANES: usize = 16;
-
-/// Positions in one block of attention, counted from position 0 of the timeline whatever the batch.
-pub(crate) const ATTENTION_BLOCK: usize = 64;
 
 /// Weights or activations in one quantized block of the `Q8_0` family.
 pub(crate) const BLOCK_32: usize = 32;
 
 /// Weights or activations in one super-block of the K-quants.
 pub(crate) const BLOCK_256: usize = 256;
-
-/// One query head against the cached keys and values of its key-value head.
-#[derive(Clone, Copy)]
-pub(crate) struct AttentionHead<'a> {
-    /// The query, `[head_dim]`, already rotated.
-    pub(crate) query: &'a [f32],
-    /// f16 bits, `[position][head_dim]` from position 0.
-    pub(crate) keys: &'a [u16],
-    /// f16 bits, `[position][value_dim]` from position 0.
-    pub(crate) values: &'a [u16],
-    /// First visible position.
-    pub(crate) first: usize,
-    /// One past the last visible position; past `first`.
-    pub(crate) end: usize,
-    /// Factor of every score.
-    pub(crate) scale: f32,
-}
-
-/// What instruction sets do differently and a compiler does not find by itself.
-trait Vector {
-    /// Widens 16 f16 values, exactly.
-    fn widen(bits: &[u16; LANES]) -> [f32; LANES];
-}
-
-struct Portable;
-
-impl Vector for Portable {
-    #[inline(always)]
-    fn widen(bits: &[u16; LANES]) -> [f32; LANES] {
-        bits.map(|b| f16::from_bits(b).to_f32_const())
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-struct F16c;
-
-#[cfg(target_arch = "x86_64")]
-impl Vector for F16c {
-    #[inline(always)]
-    fn widen(bits: &[u16; LANES]) -> [f32; LANES] {
-        use std::arch::x86_64::{__m128i, _mm_loadu_si128, _mm256_cvtph_ps, _mm256_storeu_ps};
-        let mut out = [0.0; LANES];
-        // SAFETY: reached only through the copies compiled for AVX2, which `Ops::new` hands out where the
-        // machine has F16C; the loads and stores cover exactly the 16 values of each array.
-        unsafe {
-            let p = bits.as_ptr().cast::<__m128i>();
-            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(p)));
-            _mm256_storeu_ps(out.as_mut_ptr().add(8), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1))));
-        }
-        out
-    }
-}
-
-#[cfg(target_arch = "aarch64")]
-struct NeonF16;
-
-#[cfg(target_arch = "aarch64")]
-impl Vector for NeonF16 {
-    #[inline(always)]
-    fn widen(bits: &[u16; LANES]) -> [f32; LANES] {
-        let mut out = [0.0f32; LANES];
-        // SAFETY: f16 conversion is part of baseline aarch64; loads and stores cover exactly 16 values.
-        unsafe {
-            std::arch::asm!(
-                "ldp {a:q}, {b:q}, [{src}]",
-                "fcvtl {c:v}.4s, {a:v}.4h",
-                "fcvtl2 {d:v}.4s, {a:v}.8h",
-                "stp {c:q}, {d:q}, [{dst}]",
-                "fcvtl {c:v}.4s, {b:v}.4h",
-                "fcvtl2 {d:v}.4s, {b:v}.8h",
-                "stp {c:q}, {d:q}, [{dst}, #32]",
-                src = in(reg) bits.as_ptr(),
-                dst = in(reg) out.as_mut_ptr(),
-                a = out(vreg) _, b = out(vreg) _, c = out(vreg) _, d = out(vreg) _,
-                options(nostack, preserves_flags)
-            );
-        }
-        out
-    }
-}
 
 /// Declares every operation once: its generic body lives in [`body`], and here it is compiled for each
 /// instruction set and put behind a safe method of [`Ops`].
@@ -120,7 +42,7 @@ macro_rules! operations {
             use super::*;
             $(
                 #[target_feature(enable = "avx2,fma,f16c")]
-                pub(super) fn $name($($arg: $ty),*) $(-> $ret)? { body::$name::<F16c>($($arg),*) }
+                pub(super) fn $name($($arg: $ty),*) $(-> $ret)? { body::$name::<Avx2>($($arg),*) }
             )*
         }
 
@@ -129,14 +51,14 @@ macro_rules! operations {
             use super::*;
             $(
                 #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl")]
-                pub(super) fn $name($($arg: $ty),*) $(-> $ret)? { body::$name::<F16c>($($arg),*) }
+                pub(super) fn $name($($arg: $ty),*) $(-> $ret)? { body::$name::<Avx512>($($arg),*) }
             )*
         }
 
         #[cfg(target_arch = "aarch64")]
         mod neon {
             use super::*;
-            $(pub(super) fn $name($($arg: $ty),*) $(-> $ret)? { body::$name::<NeonF16>($($arg),*) })*
+            $(pub(super) fn $name($($arg: $ty),*) $(-> $ret)? { body::$name::<Neon>($($arg),*) })*
         }
 
         impl Ops {
@@ -192,8 +114,30 @@ operations! {
     fn scale(x: &mut [f32], factor: f32);
     /// `x = cap * tanh(x / cap)`.
     fn soft_cap(x: &mut [f32], cap: f32);
-    /// Softmax-weighted sum of the visible values, `[value_dim]`, online over blocks of [`ATTENTION_BLOCK`].
-    fn attend(head: &AttentionHead<'_>, out: &mut [f32]);
+    /// A product whose right side is widened.
+    fn multiply_lines(product: &Product<'_, Line>, out: &mut [f32]);
+    /// A product whose right side is f16.
+    fn multiply_halves(product: &Product<'_, [u8; 2 * LANES]>, out: &mut [f32]);
+    /// Turns products of queries and keys of one block of attention into weights.
+    fn weights(visible: &[Visible], scale: f32, products: &mut [f32], rows: &mut Rows<'_>);
+    /// Adds what rows of attention have seen in `part` to `total`, which comes before.
+    fn merge(total: &mut Rows<'_>, part: &Rows<'_>);
+    /// Puts a key and a value into a block of the cache of type `F16`, at `place`.
+    fn store_halves(key: &[f32], value: &[f32], place: usize, keys: &mut [u8], values: &mut [u8]);
+    /// The same for `Q8_0`.
+    fn store_q8_0(key: &[f32], value: &[f32], place: usize, keys: &mut [u8], values: &mut [u8]);
+    /// The same for `Q4_0`.
+    fn store_q4_0(key: &[f32], value: &[f32], place: usize, keys: &mut [u8], values: &mut [u8]);
+    /// Widens f16 in the byte order of the machine.
+    fn widen_halves(halves: &[u8], out: &mut [Line]);
+    /// Widens the keys of a block of the cache of type `Q8_0`.
+    fn widen_q8_0_keys(keys: &[u8], out: &mut [Line]);
+    /// Its values.
+    fn widen_q8_0_values(values: &[u8], out: &mut [Line]);
+    /// Widens the keys of a block of the cache of type `Q4_0`.
+    fn widen_q4_0_keys(keys: &[u8], out: &mut [Line]);
+    /// Its values.
+    fn widen_q4_0_values(values: &[u8], out: &mut [Line]);
     /// Widens f16 bits.
     fn widen_f16(bits: &[u16], out: &mut [f32]);
     /// Quantizes blocks of 32 the way `Q8_0` does: `d = f16(max|x| / 127)`, quants rounded half to even.
@@ -208,81 +152,114 @@ operations! {
 mod body {
     use super::*;
 
-    /// Adds the lanes in a fixed pairwise tree: 8 apart, 4 apart, 2 apart, neighbours.
+    use crate::kernels::attention::product::multiply;
+    pub(super) use crate::kernels::attention::softmax::{merge, weights};
+    pub(super) use crate::kernels::attention::{
+        store_halves, store_q4_0, store_q8_0, widen_halves, widen_q4_0_keys, widen_q4_0_values,
+        widen_q8_0_keys, widen_q8_0_values,
+    };
+
     #[inline(always)]
-    fn tree(lanes: [f32; LANES]) -> f32 {
-        let a: [f32; 8] = std::array::from_fn(|i| lanes[i] + lanes[i + 8]);
-        let b: [f32; 4] = std::array::from_fn(|i| a[i] + a[i + 4]);
-        (b[0] + b[2]) + (b[1] + b[3])
+    pub(super) fn multiply_lines<V: Vector>(product: &Product<'_, Line>, out: &mut [f32]) {
+        multiply::<V, _>(product, out);
     }
 
     #[inline(always)]
-    fn fma(a: &[f32; LANES], b: &[f32; LANES], acc: &mut [f32; LANES]) {
-        for i in 0..LANES {
-            acc[i] = a[i].mul_add(b[i], acc[i]);
+    pub(super) fn multiply_halves<V: Vector>(product: &Product<'_, [u8; 2 * LANES]>, out: &mut [f32]) {
+        multiply::<V, _>(product, out);
+    }
+
+    /// A function of one or two elements. A closure would do, were closures always inlined: one that is not
+    /// loses the instruction set that it is used in.
+    trait Elementwise: Copy {
+        fn of<V: Vector>(self, x: V, y: V) -> V;
+    }
+
+    /// Replaces each `x` by `f(x, y)`.
+    #[inline(always)]
+    fn map<V: Vector>(x: &mut [f32], y: &[f32], f: impl Elementwise) {
+        assert_eq!(x.len(), y.len());
+        let ((x, x_rest), (y, y_rest)) = (x.as_chunks_mut::<LANES>(), y.as_chunks::<LANES>());
+        for (x, y) in x.iter_mut().zip(y) {
+            f.of(V::from_floats(x), V::from_floats(y)).write(x);
+        }
+        if !x_rest.is_empty() {
+            write_rest(x_rest, f.of(padded::<V>(x_rest), padded(y_rest)));
         }
     }
 
-    /// The last, shorter group of a vector, filled up with zeros, which add nothing to a sum of products.
+    /// Replaces each `x` by `f(x, x)`.
     #[inline(always)]
-    fn padded<T: Copy + Default>(rest: &[T]) -> [T; LANES] {
-        std::array::from_fn(|i| rest.get(i).copied().unwrap_or_default())
+    fn map_alone<V: Vector>(x: &mut [f32], f: impl Elementwise) {
+        let (groups, rest) = x.as_chunks_mut::<LANES>();
+        for group in groups {
+            let values = V::from_floats(group);
+            f.of(values, values).write(group);
+        }
+        if !rest.is_empty() {
+            let values = padded::<V>(rest);
+            write_rest(rest, f.of(values, values));
+        }
+    }
+
+    #[inline(always)]
+    fn write_rest<V: Vector>(rest: &mut [f32], values: V) {
+        let mut group = [0.0; LANES];
+        values.write(&mut group);
+        rest.copy_from_slice(&group[..rest.len()]);
     }
 
     #[inline(always)]
     pub(super) fn dot<V: Vector>(a: &[f32], b: &[f32]) -> f32 {
         assert_eq!(a.len(), b.len());
-        let mut acc = [0.0; LANES];
+        let mut acc = V::splat(0.0);
         let (a_groups, a_rest) = a.as_chunks::<LANES>();
         let (b_groups, b_rest) = b.as_chunks::<LANES>();
         for (x, y) in a_groups.iter().zip(b_groups) {
-            fma(x, y, &mut acc);
+            acc = V::from_floats(x).fma(V::from_floats(y), acc);
         }
         if !a_rest.is_empty() {
-            fma(&padded(a_rest), &padded(b_rest), &mut acc);
+            acc = padded::<V>(a_rest).fma(padded(b_rest), acc);
         }
-        tree(acc)
+        acc.tree()
     }
 
     #[inline(always)]
     pub(super) fn dot_4<V: Vector>(a: &[f32], b: [&[f32]; 4]) -> [f32; 4] {
         let b = b.map(|b| &b[..a.len()]);
-        let mut acc = [[0.0; LANES]; 4];
+        let mut acc = [V::splat(0.0); 4];
         let (a_groups, a_rest) = a.as_chunks::<LANES>();
         let b_groups = b.map(|b| &b.as_chunks::<LANES>().0[..a_groups.len()]);
         for (i, x) in a_groups.iter().enumerate() {
+            let x = V::from_floats(x);
             for (b, acc) in b_groups.iter().zip(&mut acc) {
-                fma(x, &b[i], acc);
+                *acc = x.fma(V::from_floats(&b[i]), *acc);
             }
         }
         if !a_rest.is_empty() {
+            let x = padded::<V>(a_rest);
             for (b, acc) in b.iter().zip(&mut acc) {
-                fma(&padded(a_rest), &padded(b.as_chunks::<LANES>().1), acc);
+                *acc = x.fma(padded(b.as_chunks::<LANES>().1), *acc);
             }
         }
-        acc.map(tree)
-    }
-
-    #[inline(always)]
-    fn dot_f16<V: Vector>(a: &[f32], bits: &[u16]) -> f32 {
-        let mut acc = [0.0; LANES];
-        let (a_groups, a_rest) = a.as_chunks::<LANES>();
-        let (b_groups, b_rest) = bits.as_chunks::<LANES>();
-        for (x, y) in a_groups.iter().zip(b_groups) {
-            fma(x, &V::widen(y), &mut acc);
-        }
-        if !a_rest.is_empty() {
-            fma(&padded(a_rest), &V::widen(&padded(b_rest)), &mut acc);
-        }
-        tree(acc)
+        [acc[0].tree(), acc[1].tree(), acc[2].tree(), acc[3].tree()]
     }
 
     #[inline(always)]
     pub(super) fn rms_norm<V: Vector>(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) {
         assert!(x.len() == weight.len() && x.len() == out.len());
         let factor = 1.0 / (dot::<V>(x, x) / x.len() as f32 + eps).sqrt();
-        for ((o, x), w) in out.iter_mut().zip(x).zip(weight) {
-            *o = x * factor * w;
+        out.copy_from_slice(x);
+        map::<V>(out, weight, Normed(factor));
+    }
+
+    #[derive(Clone, Copy)]
+    struct Normed(f32);
+
+    impl Elementwise for Normed {
+        #[inline(always)]
+        fn of<V: Vector>(self, x: V, weight: V) -> V {
+            x.mul(V::splat(self.0)).mul(weight)
         }
     }
 
@@ -302,71 +279,84 @@ mod body {
         }
     }
 
-    /// e^x to within 2 units in the last place for x in [-87, 88]; 0 below, e^88 above.
-    ///
-    /// Reduction by a two-part ln 2 (Cody and Waite), then the Taylor polynomial of degree 7 on
-    /// |r| <= ln(2)/2, whose truncation error there is below 6e-9.
-    #[inline(always)]
-    pub(super) fn exp(x: f32) -> f32 {
-        /// 1.5 * 2^23: adding it rounds to an integer, half to even, that stands in the low mantissa bits.
-        const ROUND: f32 = 12_582_912.0;
-        const LN2_HIGH: f32 = 0.693_145_75;
-        const LN2_LOW: f32 = 1.428_606_8e-6;
-        let clamped = if x > 88.0 {
-            88.0
-        } else if x > -87.0 {
-            x
-        } else {
-            -87.0
-        };
-        let shifted = clamped.mul_add(std::f32::consts::LOG2_E, ROUND);
-        let n = shifted - ROUND;
-        let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
-        let mut p = 1.0 / 5040.0;
-        for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
-            p = r.mul_add(p, c);
-        }
-        let power = f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-        if x < -87.0 { 0.0 } else { p * power }
-    }
-
     #[inline(always)]
     pub(super) fn silu_mul<V: Vector>(gate: &mut [f32], up: &[f32]) {
-        for (g, u) in gate.iter_mut().zip(up) {
-            *g = *g / (1.0 + exp(-*g)) * u;
+        map::<V>(gate, up, Silu);
+    }
+
+    #[derive(Clone, Copy)]
+    struct Silu;
+
+    impl Elementwise for Silu {
+        #[inline(always)]
+        fn of<V: Vector>(self, gate: V, up: V) -> V {
+            gate.div(V::splat(1.0).add(exp(gate.mul(V::splat(-1.0))))).mul(up)
         }
     }
 
     #[inline(always)]
     pub(super) fn gelu_mul<V: Vector>(gate: &mut [f32], up: &[f32]) {
-        /// 2 * sqrt(2 / pi): with it `0.5 x (1 + tanh(u))` is `x / (1 + exp(-2u))`.
-        const FACTOR: f32 = 1.595_769;
-        for (g, u) in gate.iter_mut().zip(up) {
-            let x = *g;
-            let inner = FACTOR * x * (0.044_715 * x).mul_add(x, 1.0);
-            *g = x / (1.0 + exp(-inner)) * u;
+        map::<V>(gate, up, Gelu);
+    }
+
+    #[derive(Clone, Copy)]
+    struct Gelu;
+
+    impl Elementwise for Gelu {
+        #[inline(always)]
+        fn of<V: Vector>(self, x: V, up: V) -> V {
+            /// 2 * sqrt(2 / pi): with it `0.5 x (1 + tanh(u))` is `x / (1 + exp(-2u))`.
+            const FACTOR: f32 = 1.595_769;
+            let cubic = V::splat(0.044_715).mul(x).fma(x, V::splat(1.0));
+            let inner = V::splat(FACTOR).mul(x).mul(cubic);
+            x.div(V::splat(1.0).add(exp(inner.mul(V::splat(-1.0))))).mul(up)
         }
     }
 
     #[inline(always)]
     pub(super) fn soft_cap<V: Vector>(x: &mut [f32], cap: f32) {
-        for x in x {
+        map_alone::<V>(x, SoftCap(cap));
+    }
+
+    #[derive(Clone, Copy)]
+    struct SoftCap(f32);
+
+    impl Elementwise for SoftCap {
+        #[inline(always)]
+        fn of<V: Vector>(self, x: V, _: V) -> V {
             // tanh(y) = 1 - 2 / (1 + e^(2y))
-            *x = cap * (1.0 - 2.0 / (1.0 + exp(2.0 * (*x / cap))));
+            let (one, two, cap) = (V::splat(1.0), V::splat(2.0), V::splat(self.0));
+            cap.mul(one.sub(two.div(one.add(exp(two.mul(x.div(cap)))))))
         }
     }
 
     #[inline(always)]
     pub(super) fn add<V: Vector>(x: &mut [f32], y: &[f32]) {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x += y;
+        map::<V>(x, y, Sum);
+    }
+
+    #[derive(Clone, Copy)]
+    struct Sum;
+
+    impl Elementwise for Sum {
+        #[inline(always)]
+        fn of<V: Vector>(self, x: V, y: V) -> V {
+            x.add(y)
         }
     }
 
     #[inline(always)]
     pub(super) fn scale<V: Vector>(x: &mut [f32], factor: f32) {
-        for x in x {
-            *x *= factor;
+        map_alone::<V>(x, Scaled(factor));
+    }
+
+    #[derive(Clone, Copy)]
+    struct Scaled(f32);
+
+    impl Elementwise for Scaled {
+        #[inline(always)]
+        fn of<V: Vector>(self, x: V, _: V) -> V {
+            x.mul(V::splat(self.0))
         }
     }
 
@@ -375,74 +365,21 @@ mod body {
         assert_eq!(bits.len(), out.len());
         let (groups, rest) = bits.as_chunks::<LANES>();
         let (out_groups, out_rest) = out.as_chunks_mut::<LANES>();
-        for (o, b) in out_groups.iter_mut().zip(groups) {
-            *o = V::widen(b);
+        for (out, bits) in out_groups.iter_mut().zip(groups) {
+            halves::<V>(bits).write(out);
         }
-        let widened = V::widen(&padded(rest));
-        out_rest.copy_from_slice(&widened[..rest.len()]);
+        let mut last = [0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        write_rest(out_rest, halves::<V>(&last));
     }
 
     #[inline(always)]
-    fn scale_lanes(x: &mut [f32], factor: f32) {
-        for x in x {
-            *x *= factor;
+    fn halves<V: Vector>(bits: &[u16; LANES]) -> V {
+        let mut halves = [0; 2 * LANES];
+        for (half, bits) in halves.as_chunks_mut::<2>().0.iter_mut().zip(bits) {
+            *half = bits.to_ne_bytes();
         }
-    }
-
-    /// `out += p * value`, the value being f16.
-    #[inline(always)]
-    fn add_scaled<V: Vector>(p: f32, value: &[u16], out: &mut [f32]) {
-        let (groups, rest) = value.as_chunks::<LANES>();
-        let (out_groups, out_rest) = out.as_chunks_mut::<LANES>();
-        for (o, b) in out_groups.iter_mut().zip(groups) {
-            fma(&[p; LANES], &V::widen(b), o);
-        }
-        if !rest.is_empty() {
-            let widened = V::widen(&padded(rest));
-            for (o, v) in out_rest.iter_mut().zip(widened) {
-                *o = p.mul_add(v, *o);
-            }
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn attend<V: Vector>(head: &AttentionHead<'_>, out: &mut [f32]) {
-        let AttentionHead { query, keys, values, first, end, scale } = *head;
-        let (key_dim, value_dim) = (query.len(), out.len());
-        assert!(end * key_dim <= keys.len() && end * value_dim <= values.len() && first < end);
-        out.fill(0.0);
-        let mut maximum = f32::NEG_INFINITY;
-        let mut sum = 0.0f32;
-        let mut block = first / ATTENTION_BLOCK * ATTENTION_BLOCK;
-        while block < end {
-            let (from, to) = (block.max(first), (block + ATTENTION_BLOCK).min(end));
-            // A position's place in the block fixes its lane in the sum, masked ones count as zero.
-            let mut weights = [f32::NEG_INFINITY; ATTENTION_BLOCK];
-            let mut block_maximum = f32::NEG_INFINITY;
-            for position in from..to {
-                let key = &keys[position * key_dim..][..key_dim];
-                let score = dot_f16::<V>(query, key) * scale;
-                weights[position - block] = score;
-                block_maximum = if score > block_maximum { score } else { block_maximum };
-            }
-            if block_maximum > maximum {
-                let correction = exp(maximum - block_maximum);
-                scale_lanes(out, correction);
-                sum *= correction;
-                maximum = block_maximum;
-            }
-            let mut lanes = [0.0; LANES];
-            for (i, weight) in weights.iter_mut().enumerate() {
-                *weight = exp(*weight - maximum);
-                lanes[i % LANES] += *weight;
-            }
-            sum += tree(lanes);
-            for position in from..to {
-                add_scaled::<V>(weights[position - block], &values[position * value_dim..][..value_dim], out);
-            }
-            block += ATTENTION_BLOCK;
-        }
-        scale_lanes(out, 1.0 / sum);
+        V::from_halves(&halves)
     }
 
     #[inline(always)]
@@ -528,6 +465,7 @@ mod body {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::attention::BLOCK;
 
     /// Deterministic values in [-range, range).
     fn values(n: usize, seed: u64, range: f32) -> Vec<f32> {
@@ -542,10 +480,6 @@ mod tests {
 
     fn bits(x: &[f32]) -> Vec<u32> {
         x.iter().map(|v| v.to_bits()).collect()
-    }
-
-    fn f16_bits(x: &[f32]) -> Vec<u16> {
-        x.iter().map(|v| f16::from_f32(*v).to_bits()).collect()
     }
 
     /// Runs `f` with every instruction set and checks that all results have the same bits as the portable ones.
@@ -588,17 +522,34 @@ mod tests {
         }
     }
 
+    /// e^x as the gates compute it.
+    fn exps(x: &[f32]) -> Vec<f32> {
+        same_on_all(|ops| {
+            let mut rows = vec![0.0; x.len() * Rows::len(1, LANES)];
+            let mut all = Vec::new();
+            for (x, floats) in x.iter().zip(rows.chunks_mut(Rows::len(1, LANES))) {
+                // The weight of a score is its exponential once the row has seen a larger one, 0.
+                let mut rows = Rows::new(floats, 1, LANES);
+                rows.clear();
+                let mut products = vec![0.0; BLOCK];
+                products[1] = *x;
+                ops.weights(&[(0, 2)], 1.0, &mut products, &mut rows);
+                all.push(products[1]);
+            }
+            all
+        })
+    }
+
     #[test]
     fn exponential_is_accurate_and_total() {
-        for i in -8_700..8_800 {
-            let x = i as f32 / 100.0;
-            let (got, exact) = (f64::from(body::exp(x)), f64::from(x).exp());
-            assert!((got / exact - 1.0).abs() < 2.5e-7, "{x}: {got} {exact}");
+        let x: Vec<f32> = (-8_700..=0).map(|i| i as f32 / 100.0).collect();
+        for (x, got) in x.iter().zip(exps(&x)) {
+            let exact = f64::from(*x).exp();
+            assert!((f64::from(got) / exact - 1.0).abs() < 2.5e-7, "{x}: {got} {exact}");
         }
-        assert_eq!(body::exp(0.0), 1.0);
-        assert_eq!(body::exp(f32::NEG_INFINITY), 0.0);
-        assert_eq!(body::exp(-88.0), 0.0);
-        assert!(body::exp(f32::INFINITY).is_finite());
+        let [one, none, below, nan] = *exps(&[0.0, f32::NEG_INFINITY, -88.0, f32::NAN]) else { panic!() };
+        assert_eq!((one, none, below), (1.0, 0.0, 0.0));
+        assert!(nan.is_nan());
     }
 
     #[test]
@@ -659,57 +610,6 @@ mod tests {
         }
         assert_eq!(adjacent[64..], x[64..]);
         assert_eq!(halves[64..], x[64..]);
-    }
-
-    #[test]
-    fn attention_matches_a_plain_softmax() {
-        for (dim, n) in [(64, 1), (64, 63), (64, 64), (64, 65), (128, 300), (40, 130)] {
-            let query = values(dim, 9, 1.0);
-            let keys = f16_bits(&values(dim * n, 10, 3.0));
-            let cache = f16_bits(&values(dim * n, 11, 1.0));
-            for first in [0, n / 2] {
-                let head =
-                    AttentionHead { query: &query, keys: &keys, values: &cache, first, end: n, scale: 0.3 };
-                let got = same_on_all(|ops| {
-                    let mut out = vec![0.0; dim];
-                    ops.attend(&head, &mut out);
-                    out
-                });
-                let wide = |b: &[u16]| b.iter().map(|b| f16::from_bits(*b).to_f64()).collect::<Vec<_>>();
-                let (k, v) = (wide(&keys), wide(&cache));
-                let scores: Vec<f64> = (first..n)
-                    .map(|p| (0..dim).map(|d| f64::from(query[d]) * k[p * dim + d]).sum::<f64>() * 0.3)
-                    .collect();
-                let top = scores.iter().copied().fold(f64::MIN, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
-                let total: f64 = weights.iter().sum();
-                for d in 0..dim {
-                    let exact: f64 =
-                        weights.iter().enumerate().map(|(i, w)| w * v[(first + i) * dim + d]).sum::<f64>()
-                            / total;
-                    assert!((f64::from(got[d]) - exact).abs() < 1e-5, "{dim} {n} {first} {d}");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn attention_ignores_what_lies_past_the_end() {
-        let (dim, n) = (64, 200);
-        let query = values(dim, 12, 1.0);
-        let keys = f16_bits(&values(dim * n, 13, 1.0));
-        let cache = f16_bits(&values(dim * n, 14, 1.0));
-        let ops = Ops::new(Isa::detect());
-        let run = |len: usize| {
-            let mut out = vec![0.0; dim];
-            let (keys, values) = (&keys[..len * dim], &cache[..len * dim]);
-            ops.attend(
-                &AttentionHead { query: &query, keys, values, first: 3, end: 130, scale: 1.0 },
-                &mut out,
-            );
-            bits(&out)
-        };
-        assert_eq!(run(130), run(200));
     }
 
     #[test]

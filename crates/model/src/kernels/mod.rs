@@ -13,10 +13,11 @@
 //! and a sum over floats as 16 interleaved lanes (element k goes to lane k mod 16, with fused multiply-add)
 //! followed by a fixed pairwise tree. Integer sums may be formed in any order, so each instruction set is free
 //! inside a block, and one-row and many-row paths, any number of threads and every instruction set agree to
-//! the bit. `float.rs` holds float code once, compiled once for each instruction set; `dot/` holds the integer
-//! dots, `dot/scalar.rs` being the oracle of the others.
+//! the bit. `float.rs` and `attention/` hold float code once, over the sixteen floats of `vector.rs`, compiled once
+//! for each instruction set; `dot/` holds the integer dots, `dot/scalar.rs` being the oracle of the others.
 
 mod activations;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod bench;
@@ -29,9 +30,12 @@ mod peak;
 mod pool;
 mod read;
 mod tile;
+mod vector;
 
 pub(crate) use activations::Activations;
-pub(crate) use float::{AttentionHead, Ops};
+pub use attention::KvType;
+pub(crate) use attention::{Attention, AttentionScratch, BLOCK as ATTENTION_BLOCK, KvLayout, attend};
+pub(crate) use float::Ops;
 pub use isa::Isa;
 pub use matmul::Precision;
 pub(crate) use matmul::{WeightRows, activation_kind, matmul, thread_scratch_bytes, to_floats};

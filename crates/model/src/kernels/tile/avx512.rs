@@ -326,8 +326,8 @@ pub(super) fn add_large<F: Format256, D: Dp>(
         acc = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sum), acc);
         if F::HAS_MINIMUMS {
             let mut minimum = _mm512_setzero_si512();
-            for i in 0..n_pairs::<F>() {
-                minimum = D::dp_16(minimum, vector(&panel.minimums[i]), _mm512_set1_epi32(sums[i]));
+            for (pair, sum) in panel.minimums.iter().zip(sums).take(n_pairs::<F>()) {
+                minimum = D::dp_16(minimum, vector(pair), _mm512_set1_epi32(*sum));
             }
             let scales = _mm512_mul_ps(_mm512_castsi512_ps(vector(&panel.unit_minimums[0])), scale);
             acc = _mm512_fnmadd_ps(scales, _mm512_cvtepi32_ps(minimum), acc);

@@ -1,0 +1,419 @@
+//! Attention over cached keys and values.
+//!
+//! # Definition
+//! The positions of a timeline are cut into blocks of [`BLOCK`] and segments of [`SEGMENT_BLOCKS`] blocks, counted
+//! from position 0 whatever the batch. For one query head at one position:
+//!
+//! ```text
+//! for each segment that it sees any of, in order:
+//!     largest, sum, out = -inf, 0, 0
+//!     for each block of the segment that it sees any of, in order:
+//!         score[p] = scale * (q[0] * k[p][0] + q[1] * k[p][1] + ..)     one chain of fma over the head
+//!         if a score that it sees is above `largest`: scale `sum` and `out` to the new one
+//!         w[p] = exp(score[p] - largest), 0 where it does not see
+//!         sum += w in 16 lanes by place in the block, then the fixed tree
+//!         out[v] = w[p] * value[p][v] + out[v]                          one chain of fma over positions it sees
+//!     join them to those of the segments before (`softmax::merge`)
+//! result = out / sum
+//! ```
+//!
+//! Nothing in it depends on other queries, and it has no sums across the lanes of a vector but that of `w`: the
+//! lanes of a score are positions (keys lie across in the cache, see [`layout`]), those of `out` are elements of a
+//! value. So any number of queries can share the work on a block, and segments can be computed by different threads.
+//!
+//! # Work
+//! A task has a [`Tile`]: all query heads of one key-value head for a few tokens. It takes a block at a time, widens
+//! its keys and values once into scratch that stays in the L1 and L2 caches, and multiplies all its rows by them.
+//! Where a batch makes fewer tasks than keep the threads busy (one token, a long context), tasks take a segment each.
+
+mod layout;
+pub(super) mod product;
+pub(super) mod softmax;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use layout::KvLayout;
+pub use layout::KvType;
+pub(super) use layout::{
+    store_halves, store_q4_0, store_q8_0, widen_halves, widen_q4_0_keys, widen_q4_0_values, widen_q8_0_keys,
+    widen_q8_0_values,
+};
+
+use super::vector::LANES;
+use super::{DisjointRows, Ops, Pool};
+use product::{Line, MAX_ROWS, Product};
+use softmax::{Rows, Visible};
+use std::sync::{Mutex, PoisonError};
+
+/// Positions in one block, counted from position 0 of the timeline.
+pub(crate) const BLOCK: usize = 64;
+
+/// Blocks in one segment: enough that joining segments costs nothing beside computing them.
+const SEGMENT_BLOCKS: usize = 8;
+
+/// Rows of one tile, unless one token has more: so many share the widening of a block. With fewer, widening and
+/// reading the cache again for each tile begin to count; with more, the rows of long heads fill the L2 cache.
+const TILE_ROWS: usize = 72;
+
+/// With more rows than this, widening f16 into scratch is cheaper than in each product.
+const MAX_DIRECT_ROWS: usize = 2 * MAX_ROWS;
+
+/// Tasks for each thread below which tiles are cut into segments, and up to which they are.
+const TASKS_PER_THREAD: (usize, usize) = (4, 8);
+
+/// Attention of one layer for a batch of tokens, whose keys and values are in the cache already.
+#[derive(Clone, Copy)]
+pub(crate) struct Attention<'a> {
+    pub(crate) layout: KvLayout,
+    pub(crate) n_heads: usize,
+    pub(crate) n_kv_heads: usize,
+    /// `[token][head][key_dim]`, rotated.
+    pub(crate) queries: &'a [f32],
+    /// `[kv_head][block]`
+    pub(crate) cache: &'a [u8],
+    /// Position of the first token.
+    pub(crate) start: usize,
+    /// Positions that a token sees, itself included: `usize::MAX` for all before it.
+    pub(crate) window_len: usize,
+    /// Factor of every score, above 0.
+    pub(crate) scale: f32,
+}
+
+impl Attention<'_> {
+    fn heads_per_kv(&self) -> usize {
+        self.n_heads / self.n_kv_heads
+    }
+
+    fn n_tokens(&self) -> usize {
+        self.queries.len() / (self.n_heads * self.layout.key_dim)
+    }
+
+    /// First position that the one at `position` sees.
+    fn first_seen(&self, position: usize) -> usize {
+        (position + 1).saturating_sub(self.window_len)
+    }
+}
+
+/// Tokens of one tile.
+fn tile_tokens(heads_per_kv: usize) -> usize {
+    (TILE_ROWS / heads_per_kv).max(1)
+}
+
+/// The queries of one task: heads of `kv_head`, tokens from `first` on.
+#[derive(Clone, Copy)]
+struct Tile {
+    kv_head: usize,
+    first: usize,
+    n_tokens: usize,
+}
+
+/// Scratch of one thread.
+#[derive(Default)]
+struct Scratch {
+    /// `[row][key_dim]`
+    queries: Vec<f32>,
+    /// `[row][BLOCK]`: scores, then weights.
+    weights: Vec<f32>,
+    /// What each row sees of a block.
+    visible: Vec<Visible>,
+    /// A block of keys, `[key_dim][BLOCK]`.
+    keys: Vec<Line>,
+    /// A block of values, `[BLOCK][value_stride]`.
+    values: Vec<Line>,
+    /// Rows of a segment, and of all segments before.
+    segment: Vec<f32>,
+    total: Vec<f32>,
+}
+
+/// Scratch of all threads, kept from pass to pass. Its size does not depend on the length of the context.
+#[derive(Default)]
+pub(crate) struct AttentionScratch {
+    /// Scratch that no task is using now.
+    free: Mutex<Vec<Scratch>>,
+    /// Where tiles are cut into segments: rows of segments, `[segment][task]`, and of whole tiles, `[task]`.
+    parts: Vec<f32>,
+    totals: Vec<f32>,
+}
+
+impl AttentionScratch {
+    /// The most bytes that attention with `n_threads` threads takes.
+    pub(crate) fn bytes(layout: KvLayout, heads_per_kv: usize, n_threads: usize) -> u64 {
+        let n_rows = tile_tokens(heads_per_kv) * heads_per_kv;
+        let rows = Rows::len(n_rows, layout.value_stride());
+        let floats = n_rows * (layout.key_dim + BLOCK + 1) + 2 * rows;
+        let block = BLOCK * (layout.key_dim + layout.value_stride());
+        let parts = (TASKS_PER_THREAD.0 + TASKS_PER_THREAD.1) * rows;
+        (floats + block + parts) as u64 * 4 * n_threads as u64
+    }
+
+    fn with<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> R {
+        let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = free().pop().unwrap_or_default();
+        let result = f(&mut scratch);
+        free().push(scratch);
+        result
+    }
+}
+
+/// `out = softmax(queries . keys * scale) . values`, `[token][head][value_dim]`, over what each position sees.
+pub(crate) fn attend(
+    job: &Attention<'_>,
+    out: &mut [f32],
+    scratch: &mut AttentionScratch,
+    ops: &Ops,
+    pool: &Pool,
+) {
+    let (n_tokens, tile_tokens) = (job.n_tokens(), tile_tokens(job.heads_per_kv()));
+    assert_eq!(out.len(), n_tokens * job.n_heads * job.layout.value_dim);
+    let out = DisjointRows::new(out, job.n_heads * job.layout.value_dim);
+    let n_tasks = n_tokens.div_ceil(tile_tokens) * job.n_kv_heads;
+    // The last tokens see most: tasks that take longest come first.
+    let tile = |task: usize| {
+        let first = (n_tasks - 1 - task) / job.n_kv_heads * tile_tokens;
+        Tile { kv_head: task % job.n_kv_heads, first, n_tokens: tile_tokens.min(n_tokens - first) }
+    };
+    let segments = segments(job, 0, n_tokens);
+    let few = pool.n_threads() > 1 && n_tasks < TASKS_PER_THREAD.0 * pool.n_threads();
+    if few && segments.len() > 1 {
+        let n_rows = tile_tokens.min(n_tokens) * job.heads_per_kv();
+        in_segments(job, n_tasks, n_rows, &tile, &out, scratch, ops, pool);
+    } else {
+        pool.run(n_tasks, &|task| {
+            scratch.with(|scratch| whole(job, tile(task), scratch, &out, ops));
+        });
+    }
+}
+
+/// Segments that tokens `first..first + n_tokens` of the batch see any of.
+fn segments(job: &Attention<'_>, first: usize, n_tokens: usize) -> std::ops::Range<usize> {
+    let position = job.start + first;
+    let segment_len = SEGMENT_BLOCKS * BLOCK;
+    job.first_seen(position) / segment_len..(position + n_tokens).div_ceil(segment_len)
+}
+
+/// A tile by one task.
+fn whole(job: &Attention<'_>, tile: Tile, scratch: &mut Scratch, out: &DisjointRows<'_>, ops: &Ops) {
+    let (n_rows, stride) = (tile.n_tokens * job.heads_per_kv(), job.layout.value_stride());
+    let (mut segment, mut total) = (std::mem::take(&mut scratch.segment), std::mem::take(&mut scratch.total));
+    segment.resize(Rows::len(n_rows, stride), 0.0);
+    total.resize(Rows::len(n_rows, stride), 0.0);
+    let mut rows = Rows::new(&mut total, n_rows, stride);
+    rows.clear();
+    pack(job, tile, scratch);
+    for index in segments(job, tile.first, tile.n_tokens) {
+        let mut part = Rows::new(&mut segment, n_rows, stride);
+        one_segment(job, tile, index, scratch, &mut part, ops);
+        ops.merge(&mut rows, &part);
+    }
+    write(job, tile, &rows, out, ops);
+    (scratch.segment, scratch.total) = (segment, total);
+}
+
+/// All tiles, with a task for each segment of each.
+#[allow(clippy::too_many_arguments)]
+fn in_segments(
+    job: &Attention<'_>,
+    n_tasks: usize,
+    n_rows: usize,
+    tile: &(dyn Fn(usize) -> Tile + Sync),
+    out: &DisjointRows<'_>,
+    scratch: &mut AttentionScratch,
+    ops: &Ops,
+    pool: &Pool,
+) {
+    let stride = job.layout.value_stride();
+    let rows_len = Rows::len(n_rows, stride);
+    // Waves of segments keep the scratch bounded whatever the length of the context.
+    let per_wave = (TASKS_PER_THREAD.1 * pool.n_threads() / n_tasks).max(1);
+    let (mut parts, mut totals) = (std::mem::take(&mut scratch.parts), std::mem::take(&mut scratch.totals));
+    parts.resize(per_wave * n_tasks * rows_len, 0.0);
+    totals.resize(n_tasks * rows_len, 0.0);
+    let (part_rows, total_rows) =
+        (DisjointRows::new(&mut parts, rows_len), DisjointRows::new(&mut totals, rows_len));
+    let rows_of = |task: usize| tile(task).n_tokens * job.heads_per_kv();
+    pool.run(n_tasks, &|task| {
+        // SAFETY: each task takes its own row.
+        let total = unsafe { total_rows.slice(task, 0, rows_len) };
+        Rows::new(total, rows_of(task), stride).clear();
+    });
+    let all = segments(job, 0, job.n_tokens());
+    for wave in all.clone().step_by(per_wave) {
+        let n_segments = per_wave.min(all.end - wave);
+        pool.run(n_segments * n_tasks, &|i| {
+            let (task, segment) = (i % n_tasks, wave + i / n_tasks);
+            // SAFETY: each task takes its own row.
+            let part = unsafe { part_rows.slice(i, 0, rows_len) };
+            let mut part = Rows::new(part, rows_of(task), stride);
+            scratch.with(|scratch| {
+                pack(job, tile(task), scratch);
+                one_segment(job, tile(task), segment, scratch, &mut part, ops);
+            });
+        });
+        pool.run(n_tasks, &|task| {
+            // SAFETY: each task takes its own row.
+            let total = unsafe { total_rows.slice(task, 0, rows_len) };
+            let mut total = Rows::new(total, rows_of(task), stride);
+            for segment in 0..n_segments {
+                // SAFETY: row `segment * n_tasks + task` is of this task only.
+                let part = unsafe { part_rows.slice(segment * n_tasks + task, 0, rows_len) };
+                ops.merge(&mut total, &Rows::new(part, rows_of(task), stride));
+            }
+            if wave + n_segments == all.end {
+                write(job, tile(task), &total, out, ops);
+            }
+        });
+    }
+    (scratch.parts, scratch.totals) = (parts, totals);
+}
+
+/// Copies the queries of a tile next to each other: in place they lie so that they fall onto the same cache sets.
+fn pack(job: &Attention<'_>, tile: Tile, scratch: &mut Scratch) {
+    let len = job.heads_per_kv() * job.layout.key_dim;
+    scratch.queries.clear();
+    for token in tile.first..tile.first + tile.n_tokens {
+        let first = token * job.n_heads * job.layout.key_dim + tile.kv_head * len;
+        scratch.queries.extend_from_slice(&job.queries[first..][..len]);
+    }
+}
+
+/// Writes the results of a tile.
+fn write(job: &Attention<'_>, tile: Tile, rows: &Rows<'_>, out: &DisjointRows<'_>, ops: &Ops) {
+    let (heads_per_kv, dim) = (job.heads_per_kv(), job.layout.value_dim);
+    for token in 0..tile.n_tokens {
+        let column = tile.kv_head * heads_per_kv * dim;
+        // SAFETY: these heads of this token belong to this tile, which is the only one that writes them.
+        let out = unsafe { out.slice(tile.first + token, column, heads_per_kv * dim) };
+        for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+            let (sum, values) = rows.row(token * heads_per_kv + head);
+            out.copy_from_slice(&values[..dim]);
+            ops.scale(out, 1.0 / sum);
+        }
+    }
+}
+
+/// Cuts `n_rows` into groups of at most [`MAX_ROWS`] that differ by one row at most: first row and length.
+fn row_groups(n_rows: usize) -> impl Iterator<Item = (usize, usize)> {
+    let n_groups = n_rows.div_ceil(MAX_ROWS);
+    (0..n_groups).map(move |i| {
+        let first = i * n_rows / n_groups;
+        (first, (i + 1) * n_rows / n_groups - first)
+    })
+}
+
+/// What the rows of a tile have from one segment. The queries are packed.
+fn one_segment(
+    job: &Attention<'_>,
+    tile: Tile,
+    segment: usize,
+    scratch: &mut Scratch,
+    rows: &mut Rows<'_>,
+    ops: &Ops,
+) {
+    rows.clear();
+    let (layout, heads_per_kv) = (job.layout, job.heads_per_kv());
+    let n_rows = tile.n_tokens * heads_per_kv;
+    let position = job.start + tile.first;
+    let first = (segment * SEGMENT_BLOCKS).max(job.first_seen(position) / BLOCK);
+    let end = ((segment + 1) * SEGMENT_BLOCKS).min((position + tile.n_tokens).div_ceil(BLOCK));
+    let head = &job.cache[tile.kv_head * (job.cache.len() / job.n_kv_heads)..];
+    scratch.weights.resize(n_rows * BLOCK, 0.0);
+    for block in first..end {
+        let visible = (0..n_rows).map(|row| see(job, position + row / heads_per_kv, block));
+        scratch.visible.clear();
+        scratch.visible.extend(visible);
+        let (keys, values) = layout.split(&head[block * layout.block_bytes()..]);
+        if layout.ty == KvType::F16 && n_rows <= MAX_DIRECT_ROWS {
+            let keys = keys.as_chunks::<{ 2 * LANES }>().0;
+            let values = values.as_chunks::<{ 2 * LANES }>().0;
+            scores(layout, scratch, keys, &|product, out| ops.multiply_halves(product, out));
+            ops.weights(&scratch.visible, job.scale, &mut scratch.weights, rows);
+            add_values(layout, scratch, values, rows, &|product, out| ops.multiply_halves(product, out));
+        } else {
+            let (mut lines, mut value_lines) =
+                (std::mem::take(&mut scratch.keys), std::mem::take(&mut scratch.values));
+            lines.resize(BLOCK * layout.key_dim / LANES, Line::default());
+            layout.widen_keys(keys, &mut lines, ops);
+            scores(layout, scratch, &lines, &|product, out| ops.multiply_lines(product, out));
+            ops.weights(&scratch.visible, job.scale, &mut scratch.weights, rows);
+            value_lines.resize(BLOCK * layout.value_stride() / LANES, Line::default());
+            layout.widen_values(values, &mut value_lines, ops);
+            add_values(layout, scratch, &value_lines, rows, &|product, out| ops.multiply_lines(product, out));
+            (scratch.keys, scratch.values) = (lines, value_lines);
+        }
+    }
+}
+
+/// What the query at `position` sees of `block`; equal ends for nothing.
+fn see(job: &Attention<'_>, position: usize, block: usize) -> Visible {
+    let start = block * BLOCK;
+    let place = |position: usize| position.clamp(start, start + BLOCK) - start;
+    let (from, to) = (place(job.first_seen(position)), place(position + 1));
+    (from as u8, to as u8)
+}
+
+/// Products of all rows with the keys of a block, also with some that a row does not see: nothing comes of them.
+fn scores<G>(
+    layout: KvLayout,
+    scratch: &mut Scratch,
+    keys: &[G],
+    multiply: &dyn Fn(&Product<'_, G>, &mut [f32]),
+) {
+    let n_rows = scratch.visible.len();
+    for (first, len) in row_groups(n_rows) {
+        let end = scratch.visible[first..][..len].iter().map(|v| v.1).max().unwrap_or(0);
+        let product = Product {
+            left: &scratch.queries[first * layout.key_dim..],
+            left_stride: layout.key_dim,
+            right: keys,
+            right_stride: BLOCK / LANES,
+            n_rows: len,
+            n_terms: layout.key_dim,
+            n_groups: usize::from(end).div_ceil(LANES),
+            out_stride: BLOCK,
+            adds: false,
+        };
+        multiply(&product, &mut scratch.weights[first * BLOCK..]);
+    }
+}
+
+/// Adds the values of a block with their weights, to each row those that it sees, in order of positions.
+fn add_values<G>(
+    layout: KvLayout,
+    scratch: &Scratch,
+    values: &[G],
+    rows: &mut Rows<'_>,
+    multiply: &dyn Fn(&Product<'_, G>, &mut [f32]),
+) {
+    let n_groups = layout.value_stride() / LANES;
+    let mut add = |row: usize, n_rows: usize, from: u8, to: u8| {
+        if from >= to {
+            return;
+        }
+        let (from, to) = (usize::from(from), usize::from(to));
+        let product = Product {
+            left: &scratch.weights[row * BLOCK + from..],
+            left_stride: BLOCK,
+            right: &values[from * n_groups..],
+            right_stride: n_groups,
+            n_rows,
+            n_terms: to - from,
+            n_groups,
+            out_stride: layout.value_stride(),
+            adds: true,
+        };
+        multiply(&product, rows.values_from(row));
+    };
+    for (first, len) in row_groups(scratch.visible.len()) {
+        let visible = &scratch.visible[first..][..len];
+        let from = visible.iter().map(|v| v.0).max().unwrap_or(0);
+        let to = visible.iter().map(|v| v.1).min().unwrap_or(0);
+        if from >= to {
+            visible.iter().enumerate().for_each(|(i, v)| add(first + i, 1, v.0, v.1));
+            continue;
+        }
+        // What all of them see they do together; what only some see comes before and after.
+        visible.iter().enumerate().for_each(|(i, v)| add(first + i, 1, v.0, from));
+        add(first, len, from, to);
+        visible.iter().enumerate().for_each(|(i, v)| add(first + i, 1, to, v.1));
+    }
+}
