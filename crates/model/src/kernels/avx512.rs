@@ -101,13 +101,16 @@ impl Dp for NoVnni {
 /// Two bytes at every pointer are readable, and the machine has AVX-512.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn words_of_8(pointers: [*const u8; 8]) -> __m128i {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let at = |r: usize| u64::from(pointers[r].cast::<u16>().read_unaligned());
-        let four = |r: usize| at(r) | at(r + 1) << 16 | at(r + 2) << 32 | at(r + 3) << 48;
-        _mm_set_epi64x(four(4) as i64, four(0) as i64)
+pub(super) unsafe fn words_of_8(pointers: &[*const u8; 8]) -> __m128i {
+    let mut words = [0u64; 8];
+    for (word, pointer) in words.iter_mut().zip(pointers) {
+        // SAFETY: as the caller promises.
+        *word = u64::from(unsafe { pointer.cast::<u16>().read_unaligned() });
     }
+    let [a, b, c, d, e, f, g, h] = words;
+    let low = a | b << 16 | c << 32 | d << 48;
+    let high = e | f << 16 | g << 32 | h << 48;
+    _mm_set_epi64x(high as i64, low as i64)
 }
 
 /// The f16 at `offset` in two units of `bytes` bytes of each row, widened: those of the first unit in the lower
@@ -123,11 +126,15 @@ pub(super) unsafe fn f16s_512(
     bytes: usize,
     offset: usize,
 ) -> __m512 {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let [a, b] = units.map(|unit| words_of_8(rows.map(|row| row.add(unit * bytes + offset))));
-        _mm512_cvtph_ps(_mm256_set_m128i(b, a))
+    let mut first = *rows;
+    let mut second = *rows;
+    for r in 0..8 {
+        first[r] = rows[r].wrapping_add(units[0] * bytes + offset);
+        second[r] = rows[r].wrapping_add(units[1] * bytes + offset);
     }
+    // SAFETY: as the caller promises.
+    let [low, high] = unsafe { [words_of_8(&first), words_of_8(&second)] };
+    _mm512_cvtph_ps(_mm256_set_m128i(high, low))
 }
 
 /// Nibbles of 16 bytes at each pointer: low halves, then high halves of the first, then of the second.

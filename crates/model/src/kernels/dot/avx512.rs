@@ -14,7 +14,6 @@ use crate::kernels::format::*;
 use crate::kernels::isa::Isa;
 use rawrz_gguf::TensorType;
 use std::arch::x86_64::*;
-use std::array::from_fn;
 
 pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
     match isa {
@@ -110,28 +109,36 @@ unsafe fn dot_32<F: Format32, D: Dp, const N: usize>(
         while unit < n_units {
             let pair = unit + 1 < n_units;
             let units = [unit, if pair { unit + 1 } else { unit }];
-            let blocks = units.map(|unit| unit / F::PARTS);
-            let quants: [__m512i; N] = from_fn(|t| {
-                let at = |b: usize| acts[t].quants.as_ptr().add(32 * b).cast();
-                let low = _mm512_castsi256_si512(_mm256_loadu_si256(at(blocks[0])));
+            let blocks = [units[0] / F::PARTS, units[1] / F::PARTS];
+            let mut quants = [_mm512_setzero_si512(); N];
+            for (quants, acts) in quants.iter_mut().zip(&acts) {
+                let at = acts.quants.as_ptr();
+                let low = _mm256_loadu_si256(at.add(32 * blocks[0]).cast());
                 // A missing second block counts as zeros.
-                let high = if pair { _mm256_loadu_si256(at(blocks[1])) } else { _mm256_setzero_si256() };
-                _mm512_inserti64x4::<1>(low, high)
-            });
+                *quants = _mm512_zextsi256_si512(low);
+                if pair {
+                    let high = _mm256_loadu_si256(at.add(32 * blocks[1]).cast());
+                    *quants = _mm512_inserti64x4::<1>(*quants, high);
+                }
+            }
             let mut folded = [[_mm512_setzero_si512(); 2]; N];
             for half in 0..2 {
-                let weights: [__m512i; 4] = from_fn(|r| {
+                let mut weights = [_mm512_setzero_si512(); 4];
+                for (r, weights) in weights.iter_mut().enumerate() {
                     let row = rows[half * 4 + r];
                     let bytes = unit / F::PARTS * 32 / F::TYPE.block_len() * F::TYPE.block_bytes();
                     prefetch::<1>(row.wrapping_add(bytes + ahead));
-                    F::pair_512(row, units)
-                });
+                    *weights = F::pair_512(row, units);
+                }
                 for t in 0..N {
-                    let zero = _mm512_setzero_si512();
-                    folded[t][half] = fold_4(weights.map(|w| match F::MAX_QUANT {
-                        ..128 => D::dp(zero, w, quants[t]),
-                        _ => D::dp_8_bit(zero, w, quants[t]),
-                    }));
+                    let mut sums = [_mm512_setzero_si512(); 4];
+                    for (sum, weights) in sums.iter_mut().zip(weights) {
+                        *sum = match F::MAX_QUANT {
+                            ..128 => D::dp(*sum, weights, quants[t]),
+                            _ => D::dp_8_bit(*sum, weights, quants[t]),
+                        };
+                    }
+                    folded[t][half] = fold_4(sums);
                 }
             }
             let scales = F::scales_512(rows, units);
@@ -143,7 +150,7 @@ unsafe fn dot_32<F: Format32, D: Dp, const N: usize>(
                     let offsets = two_halves(acts[t].sums.as_ptr().add(blocks[0]).cast());
                     (_mm512_castps_si512(offsets), two_halves(acts[t].scales.as_ptr().add(blocks[0])))
                 } else {
-                    let [a, b] = blocks.map(|b| b.min(last));
+                    let (a, b) = (blocks[0].min(last), blocks[1].min(last));
                     let offsets = [*acts[t].sums.get_unchecked(a), *acts[t].sums.get_unchecked(b)];
                     let scales = [*acts[t].scales.get_unchecked(a), *acts[t].scales.get_unchecked(b)];
                     (_mm512_castps_si512(two_halves(offsets.as_ptr().cast())), two_halves(scales.as_ptr()))
@@ -294,34 +301,40 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..acts[0].scales.len() {
             // Groups of 32 as nibbles come out of 64 bytes: 0 and 2, 1 and 3, 4 and 6, 5 and 7.
-            let quants: [[__m512i; 4]; N] = from_fn(|t| {
-                let at = |group: usize| acts[t].quants.as_ptr().add(256 * b + 32 * group).cast();
-                [[0, 2], [1, 3], [4, 6], [5, 7]].map(|[low, high]| join_512(at(low), at(high)))
-            });
+            let mut quants = [[_mm512_setzero_si512(); 4]; N];
+            for (quants, acts) in quants.iter_mut().zip(&acts) {
+                let at = acts.quants.as_ptr().add(256 * b).cast::<u8>();
+                quants[0] = join_512(at, at.add(64));
+                quants[1] = join_512(at.add(32), at.add(96));
+                quants[2] = join_512(at.add(128), at.add(192));
+                quants[3] = join_512(at.add(160), at.add(224));
+            }
             let mut folded = [[_mm512_setzero_si512(); 2]; N];
             let mut minimums = [[_mm512_setzero_si512(); 2]; N];
             let mut heads = [_mm512_setzero_si512(); 2];
             for half in 0..2 {
-                let blocks: [*const u8; 4] = from_fn(|r| rows[half * 4 + r].add(b * bytes));
+                let mut blocks = [std::ptr::null(); 4];
+                for (r, block) in blocks.iter_mut().enumerate() {
+                    *block = rows[half * 4 + r].add(b * bytes);
+                }
                 // d, dmin and 12 bytes of scales of four rows.
-                let head = |r: usize| _mm_loadu_si128(blocks[r].cast());
-                let mut packed = _mm512_castsi128_si512(head(0));
-                packed = _mm512_inserti32x4::<1>(packed, head(1));
-                packed = _mm512_inserti32x4::<2>(packed, head(2));
-                packed = _mm512_inserti32x4::<3>(packed, head(3));
+                let mut packed = _mm512_castsi128_si512(_mm_loadu_si128(blocks[0].cast()));
+                packed = _mm512_inserti32x4::<1>(packed, _mm_loadu_si128(blocks[1].cast()));
+                packed = _mm512_inserti32x4::<2>(packed, _mm_loadu_si128(blocks[2].cast()));
+                packed = _mm512_inserti32x4::<3>(packed, _mm_loadu_si128(blocks[3].cast()));
                 heads[half] = packed;
                 let (scales, minimums_of_32) = six_bits_of_4(packed);
                 let mut partial = [[_mm512_setzero_si512(); 4]; N];
                 for r in 0..4 {
                     let p = blocks[r];
                     prefetch::<3>(p.wrapping_add(ahead));
-                    let bytes = [0, 64].map(|at| _mm512_loadu_si512(p.add(nibbles_at + at).cast()));
-                    let high = |i: usize| _mm512_and_si512(_mm512_srli_epi16::<4>(bytes[i]), nibble);
+                    let first = _mm512_loadu_si512(p.add(nibbles_at).cast());
+                    let second = _mm512_loadu_si512(p.add(nibbles_at + 64).cast());
                     let mut weights = [
-                        _mm512_and_si512(bytes[0], nibble),
-                        high(0),
-                        _mm512_and_si512(bytes[1], nibble),
-                        high(1),
+                        _mm512_and_si512(first, nibble),
+                        _mm512_and_si512(_mm512_srli_epi16::<4>(first), nibble),
+                        _mm512_and_si512(second, nibble),
+                        _mm512_and_si512(_mm512_srli_epi16::<4>(second), nibble),
                     ];
                     if HIGH {
                         // Bit j of high byte i is for weight i of group j.
@@ -337,8 +350,10 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
                     let low = _mm512_permutexvar_epi16(group_scales(r, 0), scales);
                     let high = _mm512_permutexvar_epi16(group_scales(r, 4), scales);
                     for t in 0..N {
-                        let zero = _mm512_setzero_si512();
-                        let products = from_fn(|i| D::dp(zero, weights[i], quants[t][i]));
+                        let mut products = [_mm512_setzero_si512(); 4];
+                        for i in 0..4 {
+                            products[i] = D::dp(products[i], weights[i], quants[t][i]);
+                        }
                         partial[t][r] = scaled::<D>(products, low, high);
                     }
                 }
@@ -443,10 +458,11 @@ unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N]
                     let high = _mm512_permutexvar_epi16(pick_high, wide);
                     for t in 0..N {
                         let quants = acts[t].quants.as_ptr().add(256 * b);
-                        let products = from_fn(|i| {
+                        let mut products = [_mm512_setzero_si512(); 4];
+                        for i in 0..4 {
                             let quants = _mm512_loadu_si512(quants.add(64 * i).cast());
-                            D::dp(_mm512_setzero_si512(), weights[i], quants)
-                        });
+                            products[i] = D::dp(products[i], weights[i], quants);
+                        }
                         let sum = scaled::<D>(products, low, high);
                         // Quants are 32 too large.
                         let sums = _mm256_loadu_si256(acts[t].sums.as_ptr().add(16 * b).cast());
@@ -458,7 +474,11 @@ unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N]
                     folded[t][half] = fold_4(partial[t]);
                 }
             }
-            let scales = _mm256_cvtph_ps(words_of_8(rows.map(|row| row.add(b * BYTES + 208))));
+            let mut scales_at = *rows;
+            for at in &mut scales_at {
+                *at = at.add(b * BYTES + 208);
+            }
+            let scales = _mm256_cvtph_ps(words_of_8(&scales_at));
             for t in 0..N {
                 let scale = _mm256_mul_ps(scales, _mm256_set1_ps(*acts[t].scales.get_unchecked(b)));
                 let sums = _mm256_cvtepi32_ps(sums_of_8(folded[t][0], folded[t][1]));

@@ -56,7 +56,7 @@ impl Format32 for Q4_0 {
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
-            let [a, b] = units.map(|unit| row.add(18 * unit));
+            let (a, b) = (row.add(18 * units[0]), row.add(18 * units[1]));
             avx512::nibbles_512(a.add(2), b.add(2))
         }
     }
@@ -86,7 +86,7 @@ impl Format32 for Q4_1 {
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
-            let [a, b] = units.map(|unit| row.add(20 * unit));
+            let (a, b) = (row.add(20 * units[0]), row.add(20 * units[1]));
             avx512::nibbles_512(a.add(4), b.add(4))
         }
     }
@@ -123,7 +123,7 @@ impl Format32 for Q5_0 {
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
-            let [a, b] = units.map(|unit| row.add(22 * unit));
+            let (a, b) = (row.add(22 * units[0]), row.add(22 * units[1]));
             avx512::with_fifth_bits(avx512::nibbles_512(a.add(6), b.add(6)), a.add(2), b.add(2))
         }
     }
@@ -153,7 +153,7 @@ impl Format32 for Q5_1 {
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
-            let [a, b] = units.map(|unit| row.add(24 * unit));
+            let (a, b) = (row.add(24 * units[0]), row.add(24 * units[1]));
             avx512::with_fifth_bits(avx512::nibbles_512(a.add(8), b.add(8)), a.add(4), b.add(4))
         }
     }
@@ -190,7 +190,7 @@ impl Format32 for Q8_0 {
     unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
         // SAFETY: as the caller promises.
         unsafe {
-            let [a, b] = units.map(|unit| row.add(34 * unit));
+            let (a, b) = (row.add(34 * units[0]), row.add(34 * units[1]));
             _mm512_xor_si512(avx512::join_512(a.add(2), b.add(2)), _mm512_set1_epi8(-128))
         }
     }
