@@ -40,6 +40,12 @@ const TINY_MAX: f64 = 0.02;
 /// (smollm2, batches of 512 tokens against single ones).
 const ROUNDING_NOISE: f64 = 0.2;
 
+/// Bound of the relative error of a perplexity over n tokens, times the root of n: what 8-bit inputs change in the
+/// logprob of a token is noise of about 0.1 (mean of its magnitude 0.07, see above), and two standard errors of its
+/// mean are allowed. The whole text has 4335 tokens, for a bound of 0.3 %. (Where nothing is rounded smollm2 has
+/// 23.356 there, and 21.189 in the first three chunks; the reference is 0.36 % and 0.35 % above that.)
+const PERPLEXITY_NOISE: f64 = 0.2;
+
 /// Chunks that the everyday perplexity test covers; the whole text is left to the ignored one.
 const FEW_CHUNKS: usize = 3;
 
@@ -275,7 +281,10 @@ fn compare_perplexity(alias: &str, max_chunks: usize) {
         "{alias:8} perplexity of {n_chunks} chunks {ours:.4}, reference {theirs:.4}, {:+.4} %",
         100.0 * off
     );
-    assert!(off.abs() < 0.003, "{alias}: perplexity is {ours}, the reference's {theirs}");
+    assert!(
+        off.abs() < PERPLEXITY_NOISE / (n as f64).sqrt(),
+        "{alias}: perplexity is {ours}, the reference's {theirs}"
+    );
 }
 
 /// Runs `tokens` in passes of several widths and on several numbers of threads: the last logits must have the

@@ -145,9 +145,9 @@ pub(in super::super) fn store_halves<V: Vector>(
 #[inline(always)]
 fn narrow<V: Vector>(x: &[f32]) -> [u8; 2 * LANES] {
     let mut halves = [0; 2 * LANES];
-    match x.as_array() {
-        Some(x) => V::from_floats(x).write_halves(&mut halves),
-        None => padded::<V>(x).write_halves(&mut halves),
+    match x.try_into() {
+        Ok(x) => V::from_floats(x).write_halves(&mut halves),
+        Err(_) => padded::<V>(x).write_halves(&mut halves),
     }
     halves
 }

@@ -99,6 +99,8 @@ unsafe fn rows<V: Vector, G: Group, const R: usize>(p: &Product<'_, G>, out: &mu
 ///
 /// # Safety
 /// The slices hold what `p` says of them; it has `R` rows and at least `first + C` groups.
+// Loops over the constants R and C read as what they unroll to.
+#[allow(clippy::needless_range_loop)]
 #[inline(always)]
 unsafe fn tile<V: Vector, G: Group, const R: usize, const C: usize>(
     p: &Product<'_, G>,
