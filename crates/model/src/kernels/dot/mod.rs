@@ -5,6 +5,8 @@ mod avx2;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::activations::{ActivationKind, Row32, Row256};
 use super::isa::Isa;
@@ -45,6 +47,8 @@ pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
     let scalar = scalar::dot_of(ty)?;
     let fast = match isa {
         Isa::Scalar => None,
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => avx2::vnni_dot_of(ty),
         #[cfg(target_arch = "x86_64")]
         _ => avx2::dot_of(ty),
         #[cfg(target_arch = "aarch64")]
