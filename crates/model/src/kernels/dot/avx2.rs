@@ -1,8 +1,8 @@
 //! AVX2 and AVX-VNNI: one weight row in each lane of the float accumulator.
 //!
 //! `dot_32` and `dot_256` are the kernels of all types. They take blocks as vectors from an [`Unpack32`] or
-//! [`Unpack256`]: hand-written for types that are common or slow (`small.rs`, `large.rs`), and [`Portable`] for
-//! the others. They are generic over the instruction set as well, and inlined into functions that have its
+//! [`Unpack256`]: hand-written ones in `small.rs` and `large.rs`, and [`Portable`] for the rest of the large
+//! types. They are generic over the instruction set as well, and inlined into functions that have its
 //! features.
 //!
 //! Weights stay unsigned for `vpmaddubsw`, the offset of a format being taken off with the sums of the
@@ -21,22 +21,22 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
-    visit(ty, Kernels::<Avx2>(PhantomData))
+    visit(ty, Kernels::<Avx2>(PhantomData)).flatten()
 }
 
 /// The same with AVX-VNNI, for machines that have it.
 pub(super) fn vnni_dot_of(ty: TensorType) -> Option<Dot> {
-    visit(ty, Kernels::<AvxVnni>(PhantomData))
+    visit(ty, Kernels::<AvxVnni>(PhantomData)).flatten()
 }
 
 struct Kernels<S>(PhantomData<S>);
 
 impl<S: Set> FormatVisitor for Kernels<S> {
-    type Out = Dot;
+    type Out = Option<Dot>;
 
     // The type is a constant here, so that only the code of one arm is made.
-    fn small<F: Format32>(self) -> Dot {
-        match F::TYPE {
+    fn small<F: Format32>(self) -> Option<Dot> {
+        Some(match F::TYPE {
             TensorType::Q4_0 => S::dot_32::<small::Q4_0>(),
             TensorType::Q4_1 => S::dot_32::<small::Q4_1>(),
             TensorType::Q5_0 => S::dot_32::<small::Q5_0>(),
@@ -48,12 +48,12 @@ impl<S: Set> FormatVisitor for Kernels<S> {
             TensorType::NVFP4 => S::dot_32::<small::NVFP4>(),
             TensorType::Q1_0 => S::dot_32::<small::Q1_0>(),
             TensorType::Q2_0 => S::dot_32::<small::Q2_0>(),
-            _ => S::dot_32::<Portable<F>>(),
-        }
+            _ => return None,
+        })
     }
 
-    fn large<F: Format256>(self) -> Dot {
-        match F::TYPE {
+    fn large<F: Format256>(self) -> Option<Dot> {
+        Some(match F::TYPE {
             TensorType::Q2K => S::dot_256::<large::Q2K>(),
             TensorType::Q3K => S::dot_256::<large::Q3K>(),
             TensorType::Q4K => S::dot_256::<large::Q4K>(),
@@ -68,7 +68,7 @@ impl<S: Set> FormatVisitor for Kernels<S> {
             TensorType::IQ1S => S::dot_256::<large::IQ1S>(),
             TensorType::TQ2_0 => S::dot_256::<large::TQ2_0>(),
             _ => S::dot_256::<Portable<F>>(),
-        }
+        })
     }
 }
 
@@ -168,12 +168,13 @@ struct Tile32 {
     quants: [__m256i; TILE_ROWS],
     /// Of each row, for each part of the 32; the second is not looked at where there is one part.
     scales: [__m256; 2],
-    /// Of each row; not looked at where the format has none.
-    minimums: __m256,
 }
 
 trait Unpack32: 'static {
     type Format: Format32;
+
+    /// Where the f16 minimum of a block of 32 stands, for formats that have minimums.
+    const MINIMUM_AT: usize = 0;
 
     /// Reads weights 32b to 32b + 31 of each row, as unsigned quants with the format's offset, or signed ones
     /// without it.
@@ -212,45 +213,6 @@ trait Unpack256: 'static {
 
 /// Blocks as the format itself unpacks them, compiled for the instruction set.
 struct Portable<F>(PhantomData<F>);
-
-impl<F: Format32> Unpack32 for Portable<F> {
-    type Format = F;
-
-    #[inline(always)]
-    unsafe fn unpack(rows: &TileRows, b: usize, signed: bool) -> Tile32 {
-        let units_of_block = F::TYPE.block_len() / 32 * F::PARTS;
-        let mut floats = [[0.0f32; TILE_ROWS]; 3];
-        // SAFETY: a row has a block at that place, and arrays of floats are 8 long.
-        unsafe {
-            let offset = _mm256_set1_epi8(F::OFFSET as i8);
-            let mut quants = [_mm256_setzero_si256(); TILE_ROWS];
-            for r in 0..TILE_ROWS {
-                for part in 0..F::PARTS {
-                    let unit = b * F::PARTS + part;
-                    let block = rows[r].add(unit / units_of_block * F::TYPE.block_bytes());
-                    let block = std::slice::from_raw_parts(block, F::TYPE.block_bytes());
-                    let small = F::unpack(block, unit % units_of_block);
-                    let part_quants = load(small.quants.as_ptr());
-                    // Quants of the other part are the offset.
-                    quants[r] = match part {
-                        0 => part_quants,
-                        _ => _mm256_add_epi8(quants[r], _mm256_sub_epi8(part_quants, offset)),
-                    };
-                    floats[part][r] = small.scale;
-                    floats[2][r] = small.minimum;
-                }
-                if signed {
-                    quants[r] = _mm256_sub_epi8(quants[r], offset);
-                }
-            }
-            Tile32 {
-                quants,
-                scales: [_mm256_loadu_ps(floats[0].as_ptr()), _mm256_loadu_ps(floats[1].as_ptr())],
-                minimums: _mm256_loadu_ps(floats[2].as_ptr()),
-            }
-        }
-    }
-}
 
 impl<F: Format256> Unpack256 for Portable<F> {
     type Format = F;
@@ -292,26 +254,32 @@ unsafe fn dot_32<K: Unpack32, S: Set, const N: usize>(
     unsafe {
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..acts[0].scales.len() {
-            let Tile32 { quants, scales, minimums } = K::unpack(rows, b, signed);
+            let Tile32 { quants, scales } = K::unpack(rows, b, signed);
             for t in 0..N {
                 let activations = load(acts[t].quants.as_ptr().add(32 * b).cast());
-                let mut partial = [_mm256_setzero_si256(); TILE_ROWS];
-                for r in 0..TILE_ROWS {
-                    partial[r] = if signed {
-                        let activations = _mm256_sign_epi8(activations, quants[r]);
-                        S::bytes(partial[r], _mm256_abs_epi8(quants[r]), activations)
-                    } else {
-                        S::bytes(partial[r], quants[r], activations)
-                    };
+                // Two rows are folded as soon as they are there: with all eight alive, registers would not do.
+                let mut pairs = [_mm256_setzero_si256(); TILE_ROWS / 2];
+                for (pair, out) in pairs.iter_mut().enumerate() {
+                    let mut partial = [_mm256_setzero_si256(); 2];
+                    for (i, partial) in partial.iter_mut().enumerate() {
+                        let weights = quants[2 * pair + i];
+                        *partial = if signed {
+                            let activations = _mm256_sign_epi8(activations, weights);
+                            S::bytes(*partial, _mm256_abs_epi8(weights), activations)
+                        } else {
+                            S::bytes(*partial, weights, activations)
+                        };
+                    }
+                    *out = fold_rows(partial[0], partial[1]);
                 }
+                let [low, high] = sum_halves(pairs);
                 let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(b));
                 if K::Format::PARTS > 1 {
-                    let [low, high] = sum_halves(partial);
                     let [low, high] = [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)];
                     acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales[0], scale), low, acc[t]);
                     acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales[1], scale), high, acc[t]);
                 } else {
-                    let mut sums = sum_rows(partial);
+                    let mut sums = _mm256_add_epi32(low, high);
                     if !signed {
                         let offset = i32::from(K::Format::OFFSET) * *acts[t].sums.get_unchecked(b);
                         sums = _mm256_sub_epi32(sums, _mm256_set1_epi32(offset));
@@ -319,7 +287,10 @@ unsafe fn dot_32<K: Unpack32, S: Set, const N: usize>(
                     let sums = _mm256_cvtepi32_ps(sums);
                     acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales[0], scale), sums, acc[t]);
                 }
-                if K::Format::HAS_MINIMUM {
+            }
+            if K::Format::HAS_MINIMUM {
+                let minimums = f16s(at(rows, b * K::Format::TYPE.block_bytes() + K::MINIMUM_AT));
+                for t in 0..N {
                     let sum = _mm256_set1_ps(*acts[t].scaled_sums.get_unchecked(b));
                     acc[t] = _mm256_fmadd_ps(minimums, sum, acc[t]);
                 }

@@ -5,27 +5,27 @@
 use super::{TILE_ROWS, TileRows};
 use std::arch::x86_64::*;
 
-/// Per 128 bits: `[a0 + a2, b0 + b2, a1 + a3, b1 + b3]`. Two shuffles and an add, where `vphaddd` is four steps.
+/// Adds up half of the lanes of two rows, per 128 bits: `[a0 + a2, b0 + b2, a1 + a3, b1 + b3]`. Two shuffles and an
+/// add, where `vphaddd` is four steps.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn fold_32(a: __m256i, b: __m256i) -> __m256i {
+pub(super) fn fold_rows(a: __m256i, b: __m256i) -> __m256i {
     _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
 }
 
-/// Per 128 bits: the lower 64 bits of `a` and of `b`, each plus its upper 64 bits.
+/// The same for two results of [`fold_rows`]: per 128 bits, the lower 64 bits of each plus its upper 64 bits.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn fold_64(a: __m256i, b: __m256i) -> __m256i {
+fn fold_pairs(a: __m256i, b: __m256i) -> __m256i {
     _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
 }
 
-/// Adds up the lanes of each half of each row's partial sums: lane r of the results is the sum of the lower and
-/// of the upper half of `rows[r]`.
+/// Adds up the lanes of each half of each row: lane r of the results is the sum of the lower and of the upper half
+/// of row r. Rows come in pairs, [folded](fold_rows).
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn sum_halves(rows: [__m256i; TILE_ROWS]) -> [__m256i; 2] {
-    let low = fold_64(fold_32(rows[0], rows[1]), fold_32(rows[2], rows[3]));
-    let high = fold_64(fold_32(rows[4], rows[5]), fold_32(rows[6], rows[7]));
+pub(super) fn sum_halves(pairs: [__m256i; TILE_ROWS / 2]) -> [__m256i; 2] {
+    let (low, high) = (fold_pairs(pairs[0], pairs[1]), fold_pairs(pairs[2], pairs[3]));
     [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
 }
 
@@ -33,7 +33,8 @@ pub(super) fn sum_halves(rows: [__m256i; TILE_ROWS]) -> [__m256i; 2] {
 #[inline]
 #[target_feature(enable = "avx2")]
 pub(super) fn sum_rows(rows: [__m256i; TILE_ROWS]) -> __m256i {
-    let [low, high] = sum_halves(rows);
+    let [a, b, c, d, e, f, g, h] = rows;
+    let [low, high] = sum_halves([fold_rows(a, b), fold_rows(c, d), fold_rows(e, f), fold_rows(g, h)]);
     _mm256_add_epi32(low, high)
 }
 
@@ -47,7 +48,7 @@ pub(super) fn sum_half_rows(rows: [__m128i; TILE_ROWS]) -> __m256i {
         _mm256_set_m128i(rows[6], rows[2]),
         _mm256_set_m128i(rows[7], rows[3]),
     ];
-    fold_64(fold_32(joined[0], joined[1]), fold_32(joined[2], joined[3]))
+    fold_pairs(fold_rows(joined[0], joined[1]), fold_rows(joined[2], joined[3]))
 }
 
 /// The f16 at each pointer, widened.

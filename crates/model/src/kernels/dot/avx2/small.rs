@@ -9,13 +9,14 @@ use rawrz_gguf::quant::tables::{FP4_VALUES, IQ4_VALUES};
 use std::arch::x86_64::*;
 
 /// Implements [`Unpack32`] for the format of that name. `$quants` gives the quants of the `$unit`th 32 weights of
-/// a block, signed if `$signed`; `$scales` and `$minimums` are of a tile's `$blocks`.
+/// a block, signed if `$signed`; `$scales` are of a tile's `$blocks`.
 macro_rules! unpack {
-    ($name:ident, quants: |$block:ident, $unit:ident, $signed:ident| $quants:expr,
-     scales: |$blocks:ident, $scale_unit:ident| $scales:expr, minimums: |$minimum_blocks:ident| $minimums:expr) => {
+    ($name:ident $(, minimum_at: $minimum_at:literal)?, |$block:ident, $unit:ident, $signed:ident| $quants:expr,
+     scales: |$blocks:ident, $scale_unit:ident| $scales:expr) => {
         pub(super) struct $name;
         impl Unpack32 for $name {
             type Format = format::$name;
+            $(const MINIMUM_AT: usize = $minimum_at;)?
 
             #[inline(always)]
             unsafe fn unpack(rows: &TileRows, b: usize, $signed: bool) -> Tile32 {
@@ -24,22 +25,21 @@ macro_rules! unpack {
                 // SAFETY: the caller promises the instruction set and a block in each row, inside which all
                 // offsets stay.
                 unsafe {
-                    let $blocks = at(rows, b / units * TYPE.block_bytes());
-                    let ($scale_unit, $minimum_blocks) = (b % units, $blocks);
+                    let ($blocks, $scale_unit) = (at(rows, b / units * TYPE.block_bytes()), b % units);
                     let mut quants = [_mm256_setzero_si256(); TILE_ROWS];
                     for r in 0..TILE_ROWS {
                         let ($block, $unit) = ($blocks[r], b % units);
                         quants[r] = $quants;
                     }
-                    Tile32 { quants, scales: $scales, minimums: $minimums }
+                    Tile32 { quants, scales: $scales }
                 }
             }
         }
     };
-    // One f16 scale at the start of a block, and no minimum.
-    ($name:ident, quants: |$block:ident, $unit:ident, $signed:ident| $quants:expr) => {
-        unpack!($name, quants: |$block, $unit, $signed| $quants,
-            scales: |blocks, _unit| [f16s(blocks), _mm256_setzero_ps()], minimums: |_blocks| _mm256_setzero_ps());
+    // One f16 scale at the start of a block.
+    ($name:ident $(, minimum_at: $minimum_at:literal)?, |$block:ident, $unit:ident, $signed:ident| $quants:expr) => {
+        unpack!($name $(, minimum_at: $minimum_at)?, |$block, $unit, $signed| $quants,
+            scales: |blocks, _unit| [f16s(blocks), _mm256_setzero_ps()]);
     };
 }
 
@@ -67,25 +67,24 @@ unsafe fn load_bytes(p: *const u8, signed: bool) -> __m256i {
     if signed { quants } else { _mm256_xor_si256(quants, _mm256_set1_epi8(-128)) }
 }
 
-unpack!(Q4_0, quants: |block, _unit, _signed| load_nibbles(block.add(2)));
-unpack!(Q4_1, quants: |block, _unit, _signed| load_nibbles(block.add(4)),
-    scales: |blocks, _unit| [f16s(blocks), _mm256_setzero_ps()], minimums: |blocks| f16s(at(&blocks, 2)));
-unpack!(Q5_0, quants: |block, _unit, _signed|
-    _mm256_or_si256(load_nibbles(block.add(6)), load_fifth_bits(block.add(2))));
-unpack!(Q5_1, quants: |block, _unit, _signed|
-    _mm256_or_si256(load_nibbles(block.add(8)), load_fifth_bits(block.add(4))),
-    scales: |blocks, _unit| [f16s(blocks), _mm256_setzero_ps()], minimums: |blocks| f16s(at(&blocks, 2)));
-unpack!(Q8_0, quants: |block, _unit, signed| load_bytes(block.add(2), signed));
-unpack!(Q8_1, quants: |block, _unit, signed| load_bytes(block.add(4), signed));
+unpack!(Q4_0, |block, _unit, _signed| load_nibbles(block.add(2)));
+unpack!(Q4_1, minimum_at: 2, |block, _unit, _signed| load_nibbles(block.add(4)));
+unpack!(Q5_0, |block, _unit, _signed| _mm256_or_si256(
+    load_nibbles(block.add(6)),
+    load_fifth_bits(block.add(2))
+));
+unpack!(Q5_1, minimum_at: 2, |block, _unit, _signed|
+    _mm256_or_si256(load_nibbles(block.add(8)), load_fifth_bits(block.add(4))));
+unpack!(Q8_0, |block, _unit, signed| load_bytes(block.add(2), signed));
+unpack!(Q8_1, |block, _unit, signed| load_bytes(block.add(4), signed));
 
-unpack!(IQ4NL, quants: |block, _unit, signed| {
+unpack!(IQ4NL, |block, _unit, signed| {
     let nibbles = load_nibbles(block.add(2));
     if signed { look_up_signed(&IQ4_VALUES, nibbles) } else { look_up(&IQ4_QUANTS, nibbles) }
 });
 
-unpack!(MXFP4, quants: |block, _unit, _signed| look_up(&FP4_QUANTS, load_nibbles(block.add(1))),
-    scales: |blocks, _unit| [e8m0_halves(bytes(blocks)), _mm256_setzero_ps()],
-    minimums: |_blocks| _mm256_setzero_ps());
+unpack!(MXFP4, |block, _unit, _signed| look_up(&FP4_QUANTS, load_nibbles(block.add(1))),
+    scales: |blocks, _unit| [e8m0_halves(bytes(blocks)), _mm256_setzero_ps()]);
 
 /// `e8m0_half` of `rawrz_gguf` for each exponent.
 #[inline]
@@ -98,7 +97,7 @@ fn e8m0_halves(exponents: __m256i) -> __m256 {
 }
 
 // Two groups of 16 in 16 bytes: 8 low nibbles, then 8 high ones.
-unpack!(NVFP4, quants: |block, unit, _signed| {
+unpack!(NVFP4, |block, unit, _signed| {
     let bytes = load_128(block.add(4 + 16 * unit));
     let (low, high) = (bytes, _mm_srli_epi16::<4>(bytes));
     let groups = _mm256_set_m128i(_mm_unpackhi_epi64(low, high), _mm_unpacklo_epi64(low, high));
@@ -107,8 +106,7 @@ unpack!(NVFP4, quants: |block, unit, _signed| {
     scales: |blocks, unit| [
         ue4m3_halves(bytes(at(&blocks, 2 * unit))),
         ue4m3_halves(bytes(at(&blocks, 2 * unit + 1))),
-    ],
-    minimums: |_blocks| _mm256_setzero_ps());
+    ]);
 
 /// `ue4m3_half` of `rawrz_gguf` for each byte.
 #[inline]
@@ -124,13 +122,13 @@ fn ue4m3_halves(bytes: __m256i) -> __m256 {
     _mm256_castsi256_ps(_mm256_andnot_si256(is_nan, scale))
 }
 
-unpack!(Q1_0, quants: |block, unit, _signed| {
+unpack!(Q1_0, |block, unit, _signed| {
     let bits = block.add(2 + 4 * unit).cast::<u32>().read_unaligned();
     _mm256_and_si256(spread_bits(bits), _mm256_set1_epi8(2))
 });
 
 // Each byte goes to four, the last two of which take its high half; the second of two takes the higher bits.
-unpack!(Q2_0, quants: |block, unit, _signed| {
+unpack!(Q2_0, |block, unit, _signed| {
     let bytes = _mm256_set1_epi64x(block.add(2 + 8 * unit).cast::<i64>().read_unaligned());
     let four_times = _mm256_setr_epi64x(
         0x0101_0101_0000_0000,
