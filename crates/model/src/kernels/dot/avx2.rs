@@ -1,370 +1,416 @@
-//! AVX2: one weight row in each lane of the float accumulator.
+//! AVX2 and AVX-VNNI: one weight row in each lane of the float accumulator.
 //!
-//! Weights stay unsigned for `vpmaddubsw` (the offset of a format is taken off with the sums of the
-//! activations), whose pair sums cannot saturate: 2 * 63 * 127 is the largest of the formats below `Q8_0`,
-//! and for that one the sign moves to the activation, giving at most 2 * 128 * 127.
+//! `dot_32` and `dot_256` are the kernels of all types. They take blocks as vectors from an [`Unpack32`] or
+//! [`Unpack256`]: hand-written ones in `small.rs` and `large.rs`, and [`Portable`] for the rest of the large
+//! types. They are generic over the instruction set as well, and inlined into functions that have its
+//! features.
+//!
+//! Weights stay unsigned for `vpmaddubsw`, the offset of a format being taken off with the sums of the
+//! activations. Its pair sums cannot saturate: 2 * 127 * 127 is the largest of formats below 8 bits, and for
+//! 8 bits the sign moves to the activation, giving at most 2 * 128 * 127.
 
+mod large;
+mod small;
+
+use super::x86::*;
 use super::{Dot, TILE_ROWS, TileOut, TileRows, WIDE};
 use crate::kernels::activations::{Row32, Row256};
+use crate::kernels::format::*;
 use rawrz_gguf::TensorType;
 use std::arch::x86_64::*;
+use std::marker::PhantomData;
 
 pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
-    Some(match ty {
-        TensorType::Q4_0 => Dot::Block32(dot_q4_0::<1>, dot_q4_0::<WIDE>),
-        TensorType::Q4_1 => Dot::Block32(dot_q4_1::<1>, dot_q4_1::<WIDE>),
-        TensorType::Q5_0 => Dot::Block32(dot_q5_0::<1>, dot_q5_0::<WIDE>),
-        TensorType::Q5_1 => Dot::Block32(dot_q5_1::<1>, dot_q5_1::<WIDE>),
-        TensorType::Q8_0 => Dot::Block32(dot_q8_0::<1>, dot_q8_0::<WIDE>),
-        TensorType::Q4K => Dot::Block256(dot_q4_k::<1>, dot_q4_k::<WIDE>),
-        TensorType::Q5K => Dot::Block256(dot_q5_k::<1>, dot_q5_k::<WIDE>),
-        TensorType::Q6K => Dot::Block256(dot_q6_k::<1>, dot_q6_k::<WIDE>),
-        _ => return None,
-    })
+    visit(ty, Kernels::<Avx2>(PhantomData)).flatten()
 }
 
-/// Per 128 bits: `[a0 + a2, b0 + b2, a1 + a3, b1 + b3]`. Two shuffles and an add, where `vphaddd` is four steps.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn fold_32(a: __m256i, b: __m256i) -> __m256i {
-    _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
+/// The same with AVX-VNNI, for machines that have it.
+pub(super) fn vnni_dot_of(ty: TensorType) -> Option<Dot> {
+    visit(ty, Kernels::<AvxVnni>(PhantomData)).flatten()
 }
 
-/// Per 128 bits: the lower 64 bits of `a` and of `b`, each plus its upper 64 bits.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn fold_64(a: __m256i, b: __m256i) -> __m256i {
-    _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
+struct Kernels<S>(PhantomData<S>);
+
+impl<S: Set> FormatVisitor for Kernels<S> {
+    type Out = Option<Dot>;
+
+    // The type is a constant here, so that only the code of one arm is made.
+    fn small<F: Format32>(self) -> Option<Dot> {
+        Some(match F::TYPE {
+            TensorType::Q4_0 => S::dot_32::<small::Q4_0>(),
+            TensorType::Q4_1 => S::dot_32::<small::Q4_1>(),
+            TensorType::Q5_0 => S::dot_32::<small::Q5_0>(),
+            TensorType::Q5_1 => S::dot_32::<small::Q5_1>(),
+            TensorType::Q8_0 => S::dot_32::<small::Q8_0>(),
+            TensorType::Q8_1 => S::dot_32::<small::Q8_1>(),
+            TensorType::IQ4NL => S::dot_32::<small::IQ4NL>(),
+            TensorType::MXFP4 => S::dot_32::<small::MXFP4>(),
+            TensorType::NVFP4 => S::dot_32::<small::NVFP4>(),
+            TensorType::Q1_0 => S::dot_32::<small::Q1_0>(),
+            TensorType::Q2_0 => S::dot_32::<small::Q2_0>(),
+            _ => return None,
+        })
+    }
+
+    fn large<F: Format256>(self) -> Option<Dot> {
+        Some(match F::TYPE {
+            TensorType::Q2K => S::dot_256::<large::Q2K>(),
+            TensorType::Q3K => S::dot_256::<large::Q3K>(),
+            TensorType::Q4K => S::dot_256::<large::Q4K>(),
+            TensorType::Q5K => S::dot_256::<large::Q5K>(),
+            TensorType::Q6K => S::dot_256::<large::Q6K>(),
+            TensorType::IQ4XS => S::dot_256::<large::IQ4XS>(),
+            TensorType::IQ2XXS => S::dot_256::<large::IQ2XXS>(),
+            TensorType::IQ2XS => S::dot_256::<large::IQ2XS>(),
+            TensorType::IQ2S => S::dot_256::<large::IQ2S>(),
+            TensorType::IQ3XXS => S::dot_256::<large::IQ3XXS>(),
+            TensorType::IQ3S => S::dot_256::<large::IQ3S>(),
+            TensorType::IQ1S => S::dot_256::<large::IQ1S>(),
+            TensorType::TQ2_0 => S::dot_256::<large::TQ2_0>(),
+            _ => S::dot_256::<Portable<F>>(),
+        })
+    }
 }
 
-/// Adds up the lanes of each row's partial sums: lane r of the result is the sum of `rows[r]`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sum_rows(rows: [__m256i; TILE_ROWS]) -> __m256i {
-    let low = fold_64(fold_32(rows[0], rows[1]), fold_32(rows[2], rows[3]));
-    let high = fold_64(fold_32(rows[4], rows[5]), fold_32(rows[6], rows[7]));
-    _mm256_add_epi32(
-        _mm256_permute2x128_si256::<0x20>(low, high),
-        _mm256_permute2x128_si256::<0x31>(low, high),
-    )
+/// An instruction set: how it multiplies and adds, and the kernels compiled for it.
+trait Set: 'static {
+    /// Whether [`Set::bytes`] takes weights of all 8 bits.
+    const WHOLE_BYTES: bool;
+
+    /// `acc` plus the products of each four unsigned weights and signed activations.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    unsafe fn bytes(acc: __m256i, weights: __m256i, activations: __m256i) -> __m256i;
+
+    /// `acc` plus the products of each two 16-bit integers.
+    ///
+    /// # Safety
+    /// The machine has the instruction set.
+    unsafe fn words(acc: __m256i, a: __m256i, b: __m256i) -> __m256i;
+
+    fn dot_32<K: Unpack32>() -> Dot;
+    fn dot_256<K: Unpack256>() -> Dot;
 }
 
-/// The f16 at each pointer, widened.
-///
-/// # Safety
-/// Two bytes at every pointer are readable.
-#[inline]
-#[target_feature(enable = "avx2,f16c")]
-unsafe fn f16s(pointers: TileRows) -> __m256 {
-    // SAFETY: as the caller promises.
-    let at = |r: usize| unsafe { pointers[r].cast::<i16>().read_unaligned() };
-    _mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))
-}
+macro_rules! instruction_set {
+    ($(#[$doc:meta])* $name:ident, $features:literal, whole_bytes: $whole_bytes:literal,
+     bytes: |$acc:ident, $w:ident, $a:ident| $bytes:expr, words: |$acc2:ident, $x:ident, $y:ident| $words:expr) => {
+        $(#[$doc])*
+        struct $name;
+        impl Set for $name {
+            const WHOLE_BYTES: bool = $whole_bytes;
 
-/// # Safety
-/// 32 bytes at `p` are readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn load(p: *const u8) -> __m256i {
-    // SAFETY: as the caller promises; the load asks for no alignment.
-    unsafe { _mm256_loadu_si256(p.cast()) }
-}
-
-/// Nibbles of 16 bytes: the low halves in the lower 16 bytes, the high halves in the upper ones.
-///
-/// # Safety
-/// 16 bytes at `p` are readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn load_nibbles(p: *const u8) -> __m256i {
-    // SAFETY: as the caller promises.
-    let bytes = unsafe { _mm_loadu_si128(p.cast()) };
-    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
-    _mm256_and_si256(both, _mm256_set1_epi8(15))
-}
-
-/// The 32 bits at `p` spread over 32 bytes, as 16 where a bit is set.
-///
-/// # Safety
-/// 4 bytes at `p` are readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn load_fifth_bits(p: *const u8) -> __m256i {
-    // SAFETY: as the caller promises.
-    let bits = unsafe { p.cast::<i32>().read_unaligned() };
-    let spread = _mm256_shuffle_epi8(
-        _mm256_set1_epi32(bits),
-        _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303),
-    );
-    let bit_of_byte = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
-    let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of_byte), bit_of_byte);
-    _mm256_and_si256(set, _mm256_set1_epi8(16))
-}
-
-/// Eight partial sums of unsigned weights times signed activations.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn dot_unsigned(weights: __m256i, activations: __m256i) -> __m256i {
-    _mm256_madd_epi16(_mm256_maddubs_epi16(weights, activations), _mm256_set1_epi16(1))
-}
-
-/// The same for signed weights: their sign moves to the activations.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn dot_signed(weights: __m256i, activations: __m256i) -> __m256i {
-    dot_unsigned(_mm256_abs_epi8(weights), _mm256_sign_epi8(activations, weights))
-}
-
-/// The loop of the formats of 32. `$unpack` gives a block's quants, `$dot` their eight partial sums with one
-/// row's activations; `$offset` is what unsigned quants are too large by, `$minimum` where the minimum stands.
-macro_rules! dot_32 {
-    ($name:ident, bytes: $bytes:expr, offset: $offset:expr, minimum: $minimum:expr,
-     unpack: |$block:ident| $unpack:expr, dot: $dot:expr) => {
-        /// # Safety
-        /// As [`super::Dot32`].
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn $name<const N: usize>(rows: &TileRows, acts: [Row32<'_>; N], out: &mut TileOut<N>) {
-            const MINIMUM: Option<usize> = $minimum;
-            let mut acc = [_mm256_setzero_ps(); N];
-            for b in 0..acts[0].scales.len() {
-                // SAFETY: every row has a block for each block of activations, and a block of activations is
-                // 32 bytes.
-                unsafe {
-                    let at = |offset: usize| rows.map(|row| row.add(b * $bytes + offset));
-                    let weights = at(0).map(|$block| $unpack);
-                    let scales = f16s(at(0));
-                    for (acts, acc) in acts.iter().zip(&mut acc) {
-                        let quants = load(acts.quants.as_ptr().add(32 * b).cast());
-                        let sums = sum_rows(weights.map(|weights| $dot(weights, quants)));
-                        let offset = _mm256_set1_epi32($offset * *acts.sums.get_unchecked(b));
-                        let sums = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums, offset));
-                        let scales = _mm256_mul_ps(scales, _mm256_set1_ps(*acts.scales.get_unchecked(b)));
-                        *acc = _mm256_fmadd_ps(scales, sums, *acc);
-                    }
-                    if let Some(offset) = MINIMUM {
-                        let minimums = f16s(at(offset));
-                        for (acts, acc) in acts.iter().zip(&mut acc) {
-                            let sum = _mm256_set1_ps(*acts.scaled_sums.get_unchecked(b));
-                            *acc = _mm256_fmadd_ps(minimums, sum, *acc);
-                        }
-                    }
-                }
+            #[inline(always)]
+            unsafe fn bytes($acc: __m256i, $w: __m256i, $a: __m256i) -> __m256i {
+                // SAFETY: the caller promises the instruction set.
+                unsafe { $bytes }
             }
-            for (out, acc) in out.iter_mut().zip(acc) {
-                // SAFETY: `out` is 8 floats.
-                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), acc) };
+
+            #[inline(always)]
+            unsafe fn words($acc2: __m256i, $x: __m256i, $y: __m256i) -> __m256i {
+                // SAFETY: the caller promises the instruction set.
+                unsafe { $words }
+            }
+
+            fn dot_32<K: Unpack32>() -> Dot {
+                /// # Safety
+                /// As [`super::Dot32`].
+                #[target_feature(enable = $features)]
+                unsafe fn kernel<K: Unpack32, const N: usize>(
+                    rows: &TileRows,
+                    acts: [Row32<'_>; N],
+                    out: &mut TileOut<N>,
+                ) {
+                    // SAFETY: as the caller promises; the features are enabled.
+                    unsafe { dot_32::<K, $name, N>(rows, acts, out) };
+                }
+                Dot::Block32(kernel::<K, 1>, kernel::<K, WIDE>)
+            }
+
+            fn dot_256<K: Unpack256>() -> Dot {
+                /// # Safety
+                /// As [`super::Dot256`].
+                #[target_feature(enable = $features)]
+                unsafe fn kernel<K: Unpack256, const N: usize>(
+                    rows: &TileRows,
+                    acts: [Row256<'_>; N],
+                    out: &mut TileOut<N>,
+                ) {
+                    // SAFETY: as the caller promises; the features are enabled.
+                    unsafe { dot_256::<K, $name, N>(rows, acts, out) };
+                }
+                Dot::Block256(kernel::<K, 1>, kernel::<K, WIDE>)
             }
         }
     };
 }
 
-dot_32!(dot_q4_0, bytes: 18, offset: 8, minimum: None,
-    unpack: |block| load_nibbles(block.add(2)), dot: dot_unsigned);
-dot_32!(dot_q4_1, bytes: 20, offset: 0, minimum: Some(2),
-    unpack: |block| load_nibbles(block.add(4)), dot: dot_unsigned);
-dot_32!(dot_q5_0, bytes: 22, offset: 16, minimum: None,
-    unpack: |block| _mm256_or_si256(load_nibbles(block.add(6)), load_fifth_bits(block.add(2))), dot: dot_unsigned);
-dot_32!(dot_q5_1, bytes: 24, offset: 0, minimum: Some(2),
-    unpack: |block| _mm256_or_si256(load_nibbles(block.add(8)), load_fifth_bits(block.add(4))), dot: dot_unsigned);
-dot_32!(dot_q8_0, bytes: 34, offset: 0, minimum: None, unpack: |block| load(block.add(2)), dot: dot_signed);
+instruction_set!(
+    /// AVX2, FMA and F16C.
+    Avx2, "avx2,fma,f16c", whole_bytes: false,
+    bytes: |acc, weights, activations| _mm256_add_epi32(
+        acc,
+        _mm256_madd_epi16(_mm256_maddubs_epi16(weights, activations), _mm256_set1_epi16(1)),
+    ),
+    words: |acc, a, b| _mm256_add_epi32(acc, _mm256_madd_epi16(a, b))
+);
 
-/// Scales and minimums of a `Q4_K` or `Q5_K` block as 16-bit integers: 8 scales in the lower half, 8 minimums
-/// in the upper one.
-///
-/// # Safety
-/// 12 bytes at `p` are readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn six_bit_scales(p: *const u8) -> __m256i {
-    // SAFETY: as the caller promises.
-    let [a, b, c]: [u32; 3] = std::array::from_fn(|i| unsafe { p.cast::<u32>().add(i).read_unaligned() });
-    let (low, nibble, high) = (0x3F3F_3F3F, 0x0F0F_0F0F, 0x3030_3030);
-    let scales = [a & low, c & nibble | a >> 2 & high];
-    let minimums = [b & low, c >> 4 & nibble | b >> 2 & high];
-    _mm256_cvtepu8_epi16(_mm_setr_epi32(
-        scales[0] as i32,
-        scales[1] as i32,
-        minimums[0] as i32,
-        minimums[1] as i32,
-    ))
+instruction_set!(
+    /// The same with AVX-VNNI.
+    AvxVnni, "avx2,fma,f16c,avxvnni", whole_bytes: true,
+    bytes: |acc, weights, activations| _mm256_dpbusd_avx_epi32(acc, weights, activations),
+    words: |acc, a, b| _mm256_dpwssd_avx_epi32(acc, a, b)
+);
+
+/// 32 weights of each row of a tile.
+struct Tile32 {
+    quants: [__m256i; TILE_ROWS],
+    /// Of each row, for each part of the 32; the second is not looked at where there is one part.
+    scales: [__m256; 2],
 }
 
-/// Copies 16-bit element `i` of both halves of `halves` (which are equal) into every element.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn broadcast_16(halves: __m256i, i: usize) -> __m256i {
-    _mm256_shuffle_epi8(halves, _mm256_set1_epi16((0x0100 + 0x0202 * i) as i16))
+trait Unpack32: 'static {
+    type Format: Format32;
+
+    /// Where the f16 minimum of a block of 32 stands, for formats that have minimums.
+    const MINIMUM_AT: usize = 0;
+
+    /// Reads weights 32b to 32b + 31 of each row, as unsigned quants with the format's offset, or signed ones
+    /// without it.
+    ///
+    /// # Safety
+    /// The rows have so many weights, and the machine has AVX2 and F16C.
+    unsafe fn unpack(rows: &TileRows, b: usize, signed: bool) -> Tile32;
 }
 
-/// Partial sums of a tile, `[activation row][weight row]`: eight and four lanes each.
-type Partial<const N: usize> = [[__m256i; TILE_ROWS]; N];
-type HalfPartial<const N: usize> = [[__m128i; TILE_ROWS]; N];
-
-/// The loop of `Q4_K` and `Q5_K`: `$weights` gives weights 32j to 32j + 31 of a block as unsigned bytes.
-macro_rules! dot_256_with_minimum {
-    ($name:ident, bytes: $bytes:expr, |$block:ident, $j:ident| $weights:expr) => {
-        /// # Safety
-        /// As [`super::Dot256`].
-        #[target_feature(enable = "avx2,fma,f16c")]
-        unsafe fn $name<const N: usize>(rows: &TileRows, acts: [Row256<'_>; N], out: &mut TileOut<N>) {
-            let mut acc = [_mm256_setzero_ps(); N];
-            for b in 0..acts[0].scales.len() {
-                // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums.
-                unsafe {
-                    let quants = acts.map(|acts| acts.quants.as_ptr().add(256 * b).cast::<u8>());
-                    // Minimums count per 32: add the sums of neighbouring 16, in 16 bits (at most 32 * 127).
-                    let sums = acts.map(|acts| {
-                        let sums = load(acts.sums.as_ptr().add(16 * b).cast());
-                        _mm_hadd_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums))
-                    });
-                    let mut partial: Partial<N> = [[_mm256_setzero_si256(); TILE_ROWS]; N];
-                    let mut minimums: HalfPartial<N> = [[_mm_setzero_si128(); TILE_ROWS]; N];
-                    for r in 0..TILE_ROWS {
-                        let $block = rows[r].add(b * $bytes);
-                        let packed = six_bit_scales($block.add(4));
-                        let scales = _mm256_permute4x64_epi64::<0x44>(packed);
-                        let mut row = [_mm256_setzero_si256(); N];
-                        for $j in 0..8usize {
-                            let weights = $weights;
-                            let scale = broadcast_16(scales, $j);
-                            for t in 0..N {
-                                let products = _mm256_maddubs_epi16(weights, load(quants[t].add(32 * $j)));
-                                row[t] = _mm256_add_epi32(row[t], _mm256_madd_epi16(products, scale));
-                            }
-                        }
-                        for t in 0..N {
-                            partial[t][r] = row[t];
-                            minimums[t][r] = _mm_madd_epi16(_mm256_extracti128_si256::<1>(packed), sums[t]);
-                        }
-                    }
-                    let scales = f16s(rows.map(|row| row.add(b * $bytes)));
-                    let minimum_scales = f16s(rows.map(|row| row.add(b * $bytes + 2)));
-                    for t in 0..N {
-                        let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(b));
-                        let sums = _mm256_cvtepi32_ps(sum_rows(partial[t]));
-                        acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
-                        let sums = _mm256_cvtepi32_ps(sum_half_rows(minimums[t]));
-                        acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
-                    }
-                }
-            }
-            for (out, acc) in out.iter_mut().zip(acc) {
-                // SAFETY: `out` is 8 floats.
-                unsafe { _mm256_storeu_ps(out.as_mut_ptr(), acc) };
-            }
-        }
-    };
+/// A super-block.
+struct Block256 {
+    /// 32 each.
+    quants: [__m256i; 8],
+    /// 16 bits for each group of 16, [even groups first](evens_then_odds).
+    scales: __m256i,
+    /// As the scales; not looked at where the format has none.
+    minimums: __m256i,
 }
 
-/// As [`sum_rows`], for four partial sums a row.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn sum_half_rows(rows: [__m128i; TILE_ROWS]) -> __m256i {
-    let joined: [__m256i; 4] = [
-        _mm256_set_m128i(rows[4], rows[0]),
-        _mm256_set_m128i(rows[5], rows[1]),
-        _mm256_set_m128i(rows[6], rows[2]),
-        _mm256_set_m128i(rows[7], rows[3]),
-    ];
-    fold_64(fold_32(joined[0], joined[1]), fold_32(joined[2], joined[3]))
+trait Unpack256: 'static {
+    type Format: Format256;
+
+    /// Where the f16 scale and minimum scale of a block stand. Where this is `None`, `unpack` leaves them in
+    /// the scratch.
+    const F16_AT: Option<[usize; 2]>;
+
+    /// What the f16 scale is multiplied by; a power of two.
+    const FACTOR: f32 = 1.0;
+
+    /// Reads a block, as unsigned quants with the format's offset, or signed ones without it.
+    ///
+    /// # Safety
+    /// The format's bytes of a block at `block` are readable, and the machine has AVX2 and F16C.
+    unsafe fn unpack(block: *const u8, signed: bool, scratch: &mut Super) -> Block256;
 }
 
-/// Weights 32j to 32j + 31 of 128 nibble bytes in chunks of 64 weights.
-///
-/// # Safety
-/// 128 bytes at `p` are readable and `j` is below 8.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn chunked_nibbles(p: *const u8, j: usize) -> __m256i {
-    // SAFETY: as the caller promises.
-    let bytes = unsafe { load(p.add(32 * (j / 2))) };
-    let shifted = if j.is_multiple_of(2) { bytes } else { _mm256_srli_epi16::<4>(bytes) };
-    _mm256_and_si256(shifted, _mm256_set1_epi8(15))
-}
+/// Blocks as the format itself unpacks them, compiled for the instruction set.
+struct Portable<F>(PhantomData<F>);
 
-dot_256_with_minimum!(dot_q4_k, bytes: 144, |block, j| chunked_nibbles(block.add(16), j));
-dot_256_with_minimum!(dot_q5_k, bytes: 176, |block, j| {
-    // The fifth bit of weight 32j + i is bit j of high byte i.
-    let high = load(block.add(16));
-    let bit = _mm256_set1_epi8(1u8.wrapping_shl(j as u32) as i8);
-    let set = _mm256_cmpeq_epi8(_mm256_and_si256(high, bit), bit);
-    _mm256_or_si256(chunked_nibbles(block.add(48), j), _mm256_and_si256(set, _mm256_set1_epi8(16)))
-});
+impl<F: Format256> Unpack256 for Portable<F> {
+    type Format = F;
+    const F16_AT: Option<[usize; 2]> = None;
 
-/// # Safety
-/// As [`super::Dot256`].
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn dot_q6_k<const N: usize>(rows: &TileRows, acts: [Row256<'_>; N], out: &mut TileOut<N>) {
-    const BYTES: usize = 210;
-    let mut acc = [_mm256_setzero_ps(); N];
-    for b in 0..acts[0].scales.len() {
-        // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums.
+    #[inline(always)]
+    unsafe fn unpack(block: *const u8, signed: bool, scratch: &mut Super) -> Block256 {
+        // SAFETY: as the caller promises; the arrays of the scratch are as long as what is loaded.
         unsafe {
-            let quants = acts.map(|acts| acts.quants.as_ptr().add(256 * b).cast::<u8>());
-            let sums = acts.map(|acts| load(acts.sums.as_ptr().add(16 * b).cast()));
-            let mut partial: Partial<N> = [[_mm256_setzero_si256(); TILE_ROWS]; N];
-            for r in 0..TILE_ROWS {
-                let row = q6_k_partial(rows[r].add(b * BYTES), quants, sums);
-                (0..N).for_each(|t| partial[t][r] = row[t]);
+            F::unpack(std::slice::from_raw_parts(block, F::TYPE.block_bytes()), scratch);
+            let mut quants = [_mm256_setzero_si256(); 8];
+            for (j, quants) in quants.iter_mut().enumerate() {
+                *quants = load(scratch.quants.as_ptr().add(32 * j));
+                if signed {
+                    *quants = _mm256_sub_epi8(*quants, _mm256_set1_epi8(F::OFFSET as i8));
+                }
             }
-            let scales = f16s(rows.map(|row| row.add(b * BYTES + 208)));
-            for t in 0..N {
-                let scales = _mm256_mul_ps(scales, _mm256_set1_ps(*acts[t].scales.get_unchecked(b)));
-                acc[t] = _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(sum_rows(partial[t])), acc[t]);
+            Block256 {
+                quants,
+                scales: evens_then_odds(load(scratch.scales.as_ptr().cast())),
+                minimums: evens_then_odds(load(scratch.minimums.as_ptr().cast())),
             }
         }
-    }
-    for (out, acc) in out.iter_mut().zip(acc) {
-        // SAFETY: `out` is 8 floats.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), acc) };
     }
 }
 
-/// Partial sums of one `Q6_K` block with each row of activations; `sums` are the sums of each 16 activations.
-///
 /// # Safety
-/// 210 bytes at `block` and 256 at each of `quants` are readable.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn q6_k_partial<const N: usize>(
-    block: *const u8,
-    quants: [*const u8; N],
-    sums: [__m256i; N],
-) -> [__m256i; N] {
-    let (nibble, two_bits) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
-    // SAFETY: all offsets stay inside the block and the 256 activations.
+/// As [`super::Dot32`], and inlined into a function with the features of `S`.
+#[inline(always)]
+unsafe fn dot_32<K: Unpack32, S: Set, const N: usize>(
+    rows: &TileRows,
+    acts: [Row32<'_>; N],
+    out: &mut TileOut<N>,
+) {
+    // The offset cannot be taken off a part of 32 activations, whose sum is that of all.
+    let signed = K::Format::PARTS > 1 || K::Format::MAX_QUANT > 127 && !S::WHOLE_BYTES;
+    // SAFETY: every row has weights for all activations, whose slices hold 32 quants and one of all else for
+    // each block.
     unsafe {
-        let scales = _mm_loadu_si128(block.add(192).cast());
-        // Quants are 32 too large: take off 32 times each group's scale times its activations' sum.
-        let wide_scales = _mm256_cvtepi8_epi16(scales);
-        let mut partial = sums.map(|sums| {
-            let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(wide_scales, sums));
-            _mm256_sub_epi32(_mm256_setzero_si256(), offset)
-        });
-        for half in 0..2 {
-            let low = [load(block.add(64 * half)), load(block.add(64 * half + 32))];
-            let high = load(block.add(128 + 32 * half));
-            let low = [low[0], low[1], _mm256_srli_epi16::<4>(low[0]), _mm256_srli_epi16::<4>(low[1])];
-            let high = [
-                _mm256_slli_epi16::<4>(high),
-                _mm256_slli_epi16::<2>(high),
-                high,
-                _mm256_srli_epi16::<2>(high),
-            ];
-            for j in 0..4 {
-                let weights =
-                    _mm256_or_si256(_mm256_and_si256(low[j], nibble), _mm256_and_si256(high[j], two_bits));
-                // Two groups of 16: scale 2p in the lower half, 2p + 1 in the upper one.
-                let p = 4 * half + j;
-                let pair = (2 * p) as i64 * 0x0101_0101_0101_0101;
-                let pick = _mm_set_epi64x(pair + 0x0101_0101_0101_0101, pair);
-                let scale = _mm256_cvtepi8_epi16(_mm_shuffle_epi8(scales, pick));
+        let mut acc = [_mm256_setzero_ps(); N];
+        for b in 0..acts[0].scales.len() {
+            let Tile32 { quants, scales } = K::unpack(rows, b, signed);
+            for t in 0..N {
+                let activations = load(acts[t].quants.as_ptr().add(32 * b).cast());
+                // Two rows are folded as soon as they are there: with all eight alive, registers would not do.
+                let mut pairs = [_mm256_setzero_si256(); TILE_ROWS / 2];
+                for (pair, out) in pairs.iter_mut().enumerate() {
+                    let mut partial = [_mm256_setzero_si256(); 2];
+                    for (i, partial) in partial.iter_mut().enumerate() {
+                        let weights = quants[2 * pair + i];
+                        *partial = if signed {
+                            let activations = _mm256_sign_epi8(activations, weights);
+                            S::bytes(*partial, _mm256_abs_epi8(weights), activations)
+                        } else {
+                            S::bytes(*partial, weights, activations)
+                        };
+                    }
+                    *out = fold_rows(partial[0], partial[1]);
+                }
+                let [low, high] = sum_halves(pairs);
+                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(b));
+                if K::Format::PARTS > 1 {
+                    let [low, high] = [_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)];
+                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales[0], scale), low, acc[t]);
+                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales[1], scale), high, acc[t]);
+                } else {
+                    let mut sums = _mm256_add_epi32(low, high);
+                    if !signed {
+                        let offset = i32::from(K::Format::OFFSET) * *acts[t].sums.get_unchecked(b);
+                        sums = _mm256_sub_epi32(sums, _mm256_set1_epi32(offset));
+                    }
+                    let sums = _mm256_cvtepi32_ps(sums);
+                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales[0], scale), sums, acc[t]);
+                }
+            }
+            if K::Format::HAS_MINIMUM {
+                let minimums = f16s(at(rows, b * K::Format::TYPE.block_bytes() + K::MINIMUM_AT));
                 for t in 0..N {
-                    let products = _mm256_maddubs_epi16(weights, load(quants[t].add(128 * half + 32 * j)));
-                    partial[t] = _mm256_add_epi32(partial[t], _mm256_madd_epi16(products, scale));
+                    let sum = _mm256_set1_ps(*acts[t].scaled_sums.get_unchecked(b));
+                    acc[t] = _mm256_fmadd_ps(minimums, sum, acc[t]);
                 }
             }
         }
-        partial
+        for t in 0..N {
+            store(&mut out[t], acc[t]);
+        }
+    }
+}
+
+/// # Safety
+/// As [`super::Dot256`], and inlined into a function with the features of `S`.
+#[inline(always)]
+unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
+    rows: &TileRows,
+    acts: [Row256<'_>; N],
+    out: &mut TileOut<N>,
+) {
+    let scaled = K::Format::GROUP < 256;
+    let signed = K::Format::MAX_QUANT > 127 && (scaled || !S::WHOLE_BYTES);
+    // Whether sums of all products of a block that come together in 16 bits fit there.
+    let narrow =
+        !scaled && !S::WHOLE_BYTES && 8 * 2 * 127 * K::Format::MAX_QUANT as usize <= i16::MAX as usize;
+    // SAFETY: every row has a block for each block of activations, which has 256 quants, 16 sums and a scale;
+    // arrays of floats are 8 long.
+    unsafe {
+        let mut scratch = Super::EMPTY;
+        let mut acc = [_mm256_setzero_ps(); N];
+        // Of one block; every element is written for each.
+        let mut partial = [[_mm256_setzero_si256(); TILE_ROWS]; N];
+        let mut minimums = [[_mm256_setzero_si256(); TILE_ROWS]; N];
+        let mut minimums_of_32 = [[_mm_setzero_si128(); TILE_ROWS]; N];
+        let mut floats = [[0.0f32; TILE_ROWS]; 2];
+        for b in 0..acts[0].scales.len() {
+            let offset = b * K::Format::TYPE.block_bytes();
+            let mut activations = [std::ptr::null::<u8>(); N];
+            let (mut sums, mut sums_of_32) = ([_mm256_setzero_si256(); N], [_mm_setzero_si128(); N]);
+            for t in 0..N {
+                activations[t] = acts[t].quants.as_ptr().add(256 * b).cast();
+                sums[t] = evens_then_odds(load(acts[t].sums.as_ptr().add(16 * b).cast()));
+                // At most 32 * 127, which fits 16 bits.
+                let (evens, odds) = (_mm256_castsi256_si128(sums[t]), _mm256_extracti128_si256::<1>(sums[t]));
+                sums_of_32[t] = _mm_add_epi16(evens, odds);
+            }
+            for r in 0..TILE_ROWS {
+                let block = K::unpack(rows[r].add(offset), signed, &mut scratch);
+                if K::F16_AT.is_none() {
+                    (floats[0][r], floats[1][r]) = (scratch.scale, scratch.minimum_scale);
+                }
+                let mut row = [_mm256_setzero_si256(); N];
+                if K::Format::OFFSET > 0 && !signed {
+                    let offset = _mm256_set1_epi16(-i16::from(K::Format::OFFSET));
+                    let offsets = _mm256_mullo_epi16(block.scales, offset);
+                    for t in 0..N {
+                        row[t] = _mm256_madd_epi16(offsets, sums[t]);
+                    }
+                }
+                // Without scales nothing else is in the way of the additions: two chains of them hide latency.
+                let mut odd = [_mm256_setzero_si256(); N];
+                let mut words = [_mm256_setzero_si256(); N];
+                for j in 0..8 {
+                    let scale = broadcast_16(block.scales, j);
+                    for t in 0..N {
+                        let (mut weights, mut activations) =
+                            (block.quants[j], load(activations[t].add(32 * j)));
+                        if signed {
+                            activations = _mm256_sign_epi8(activations, weights);
+                            weights = _mm256_abs_epi8(weights);
+                        }
+                        if narrow {
+                            words[t] = _mm256_add_epi16(words[t], _mm256_maddubs_epi16(weights, activations));
+                        } else if scaled {
+                            row[t] = S::words(row[t], _mm256_maddubs_epi16(weights, activations), scale);
+                        } else if j % 2 == 0 {
+                            row[t] = S::bytes(row[t], weights, activations);
+                        } else {
+                            odd[t] = S::bytes(odd[t], weights, activations);
+                        }
+                    }
+                }
+                for t in 0..N {
+                    if !scaled && !narrow {
+                        row[t] = _mm256_add_epi32(row[t], odd[t]);
+                    }
+                    if narrow {
+                        row[t] = S::words(row[t], words[t], _mm256_set1_epi16(1));
+                    }
+                    partial[t][r] = row[t];
+                    if K::Format::HAS_MINIMUMS && K::Format::GROUP == 16 {
+                        minimums[t][r] = _mm256_madd_epi16(block.minimums, sums[t]);
+                    } else if K::Format::HAS_MINIMUMS {
+                        let row = _mm256_castsi256_si128(block.minimums);
+                        minimums_of_32[t][r] = _mm_madd_epi16(row, sums_of_32[t]);
+                    }
+                }
+            }
+            let [scales, minimum_scales] = match K::F16_AT {
+                Some([scale, minimum]) => [
+                    _mm256_mul_ps(f16s(at(rows, offset + scale)), _mm256_set1_ps(K::FACTOR)),
+                    f16s(at(rows, offset + minimum)),
+                ],
+                None => [_mm256_loadu_ps(floats[0].as_ptr()), _mm256_loadu_ps(floats[1].as_ptr())],
+            };
+            for t in 0..N {
+                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(b));
+                let sums = _mm256_cvtepi32_ps(sum_rows(partial[t]));
+                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
+                if K::Format::HAS_MINIMUMS {
+                    let sums = match K::Format::GROUP {
+                        16 => sum_rows(minimums[t]),
+                        _ => sum_half_rows(minimums_of_32[t]),
+                    };
+                    let scales = _mm256_mul_ps(minimum_scales, scale);
+                    acc[t] = _mm256_fnmadd_ps(scales, _mm256_cvtepi32_ps(sums), acc[t]);
+                }
+            }
+        }
+        for t in 0..N {
+            store(&mut out[t], acc[t]);
+        }
     }
 }

@@ -7,6 +7,8 @@ mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 use super::activations::{ActivationKind, Row32, Row256};
 use super::isa::Isa;
@@ -48,7 +50,9 @@ pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
     let fast = match isa {
         Isa::Scalar => None,
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 | Isa::AvxVnni => avx2::dot_of(ty),
+        Isa::Avx2 => avx2::dot_of(ty),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => avx2::vnni_dot_of(ty),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => avx512::dot_of(ty, isa),
         #[cfg(target_arch = "aarch64")]

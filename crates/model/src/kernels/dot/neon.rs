@@ -2,10 +2,11 @@
 //!
 //! `sdot` multiplies signed bytes and adds each four products to a 32-bit lane, so nothing saturates. Weights of
 //! fewer than 8 bits are unpacked without their format's offset, which is taken off with the sums of the
-//! activations.
+//! activations; types without code of their own ([`Portable`]) take it off the weights.
 
 use super::{Dot, TILE_ROWS, TileOut, TileRows, WIDE};
 use crate::kernels::activations::{Row32, Row256};
+use crate::kernels::format::{Format32, Format256, FormatVisitor, Small, Super, visit};
 use rawrz_gguf::TensorType;
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -20,8 +21,23 @@ pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
         TensorType::Q4K => Dot::Block256(dot_q4_k::<1>, dot_q4_k::<WIDE>),
         TensorType::Q5K => Dot::Block256(dot_q5_k::<1>, dot_q5_k::<WIDE>),
         TensorType::Q6K => Dot::Block256(dot_q6_k::<1>, dot_q6_k::<WIDE>),
-        _ => return None,
+        _ => return visit(ty, Portable),
     })
+}
+
+/// Kernels of the types that have no code of their own here: blocks as the format itself unpacks them.
+struct Portable;
+
+impl FormatVisitor for Portable {
+    type Out = Dot;
+
+    fn small<F: Format32>(self) -> Dot {
+        Dot::Block32(portable_32::<F, 1>, portable_32::<F, WIDE>)
+    }
+
+    fn large<F: Format256>(self) -> Dot {
+        Dot::Block256(portable_256::<F, 1>, portable_256::<F, WIDE>)
+    }
 }
 
 /// 32 weights or activations.
@@ -403,4 +419,129 @@ unsafe fn q6_k_partial<const N: usize>(
         }
         partial
     }
+}
+
+/// Unsigned quants as signed weights: their offset taken off.
+///
+/// # Safety
+/// 32 bytes at `quants` are readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_signed(quants: *const u8, offset: u8) -> Bytes {
+    // SAFETY: as the caller promises.
+    unsafe { load(quants) }.map(|quants| vsubq_u8(quants, vdupq_n_u8(offset)))
+}
+
+/// # Safety
+/// 8 floats at `p` are readable.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn load_floats(p: *const f32) -> Floats {
+    // SAFETY: as the caller promises.
+    unsafe { [vld1q_f32(p), vld1q_f32(p.add(4))] }
+}
+
+/// # Safety
+/// As [`super::Dot32`].
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn portable_32<F: Format32, const N: usize>(
+    rows: &TileRows,
+    acts: [Row32<'_>; N],
+    out: &mut TileOut<N>,
+) {
+    let units_of_block = F::TYPE.block_len() / 32 * F::PARTS;
+    let mut acc = [[vdupq_n_f32(0.0); 2]; N];
+    for unit in 0..acts[0].scales.len() * F::PARTS {
+        let b = unit / F::PARTS;
+        let mut weights = [[vdupq_n_u8(0); 2]; TILE_ROWS];
+        let mut floats_of = [[0.0f32; TILE_ROWS]; 2];
+        // SAFETY: every row has weights for all activations, a block of which is 32 bytes; arrays of floats are
+        // 8 long.
+        unsafe {
+            for r in 0..TILE_ROWS {
+                let block = rows[r].add(unit / units_of_block * F::TYPE.block_bytes());
+                let block = std::slice::from_raw_parts(block, F::TYPE.block_bytes());
+                let Small { quants, scale, minimum } = F::unpack(block, unit % units_of_block);
+                weights[r] = load_signed(quants.as_ptr(), F::OFFSET);
+                (floats_of[0][r], floats_of[1][r]) = (scale, minimum);
+            }
+            let [scales, minimums] = [load_floats(floats_of[0].as_ptr()), load_floats(floats_of[1].as_ptr())];
+            for (acts, acc) in acts.iter().zip(&mut acc) {
+                let quants = load(acts.quants.as_ptr().add(32 * b).cast());
+                let sums = floats(sum_rows(weights.map(|weights| dot(weights, quants))));
+                *acc = fma(*acc, scaled(scales, *acts.scales.get_unchecked(b)), sums);
+                if F::HAS_MINIMUM {
+                    let sum = vdupq_n_f32(*acts.scaled_sums.get_unchecked(b));
+                    *acc = fma(*acc, minimums, [sum; 2]);
+                }
+            }
+        }
+    }
+    store(acc, out);
+}
+
+/// # Safety
+/// As [`super::Dot256`].
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn portable_256<F: Format256, const N: usize>(
+    rows: &TileRows,
+    acts: [Row256<'_>; N],
+    out: &mut TileOut<N>,
+) {
+    let mut acc = [[vdupq_n_f32(0.0); 2]; N];
+    let mut block = Super::EMPTY;
+    // Of one block; every element is written for each.
+    let mut partial: Partial<N> = [[vdupq_n_s32(0); TILE_ROWS]; N];
+    let mut minimums: Partial<N> = [[vdupq_n_s32(0); TILE_ROWS]; N];
+    let mut floats_of = [[0.0f32; TILE_ROWS]; 2];
+    for b in 0..acts[0].scales.len() {
+        // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums; the
+        // arrays of a block are as long as what is loaded, and those of floats are 8 long.
+        unsafe {
+            let quants = acts.map(|acts| acts.quants.as_ptr().add(256 * b).cast::<u8>());
+            for r in 0..TILE_ROWS {
+                let bytes = rows[r].add(b * F::TYPE.block_bytes());
+                F::unpack(std::slice::from_raw_parts(bytes, F::TYPE.block_bytes()), &mut block);
+                (floats_of[0][r], floats_of[1][r]) = (block.scale, block.minimum_scale);
+                let mut row = [vdupq_n_s32(0); N];
+                for j in 0..8 {
+                    let weights = load_signed(block.quants.as_ptr().add(32 * j), F::OFFSET);
+                    let scales = [block.scales[2 * j], block.scales[2 * j + 1]].map(i32::from);
+                    for t in 0..N {
+                        let activations = load(quants[t].add(32 * j));
+                        row[t] = match F::GROUP {
+                            // No scales: all sums go on in one.
+                            256 => sdot(sdot(row[t], weights[0], activations[0]), weights[1], activations[1]),
+                            32 => vmlaq_n_s32(row[t], dot(weights, activations), scales[0]),
+                            _ => {
+                                let [low, high] =
+                                    [0, 1].map(|i| sdot(vdupq_n_s32(0), weights[i], activations[i]));
+                                vmlaq_n_s32(vmlaq_n_s32(row[t], low, scales[0]), high, scales[1])
+                            }
+                        };
+                    }
+                }
+                for t in 0..N {
+                    partial[t][r] = row[t];
+                    if F::HAS_MINIMUMS {
+                        let sums = acts[t].sums.as_ptr().add(16 * b);
+                        let row = block.minimums.as_ptr();
+                        let low = dot_16(vld1q_s16(row), vld1q_s16(sums));
+                        minimums[t][r] =
+                            vaddq_s32(low, dot_16(vld1q_s16(row.add(8)), vld1q_s16(sums.add(8))));
+                    }
+                }
+            }
+            let [scales, minimum_scales] =
+                [load_floats(floats_of[0].as_ptr()), load_floats(floats_of[1].as_ptr())];
+            for t in 0..N {
+                let scale = *acts[t].scales.get_unchecked(b);
+                acc[t] = fma(acc[t], scaled(scales, scale), floats(sum_rows(partial[t])));
+                if F::HAS_MINIMUMS {
+                    acc[t] = fnma(acc[t], scaled(minimum_scales, scale), floats(sum_rows(minimums[t])));
+                }
+            }
+        }
+    }
+    store(acc, out);
 }

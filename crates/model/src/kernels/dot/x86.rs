@@ -1,0 +1,206 @@
+//! Pieces that kernels for x86-64 are put together from.
+//!
+//! These functions have the features that they need and are inlined into kernels that have those and more.
+
+use super::{TILE_ROWS, TileRows};
+use std::arch::x86_64::*;
+
+/// Adds up half of the lanes of two rows, per 128 bits: `[a0 + a2, b0 + b2, a1 + a3, b1 + b3]`. Two shuffles and an
+/// add, where `vphaddd` is four steps.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn fold_rows(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b))
+}
+
+/// The same for two results of [`fold_rows`]: per 128 bits, the lower 64 bits of each plus its upper 64 bits.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fold_pairs(a: __m256i, b: __m256i) -> __m256i {
+    _mm256_add_epi32(_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b))
+}
+
+/// Adds up the lanes of each half of each row: lane r of the results is the sum of the lower and of the upper half
+/// of row r. Rows come in pairs, [folded](fold_rows).
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_halves(pairs: [__m256i; TILE_ROWS / 2]) -> [__m256i; 2] {
+    let (low, high) = (fold_pairs(pairs[0], pairs[1]), fold_pairs(pairs[2], pairs[3]));
+    [_mm256_permute2x128_si256::<0x20>(low, high), _mm256_permute2x128_si256::<0x31>(low, high)]
+}
+
+/// Adds up the lanes of each row's partial sums: lane r of the result is the sum of `rows[r]`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_rows(rows: [__m256i; TILE_ROWS]) -> __m256i {
+    let [a, b, c, d, e, f, g, h] = rows;
+    let [low, high] = sum_halves([fold_rows(a, b), fold_rows(c, d), fold_rows(e, f), fold_rows(g, h)]);
+    _mm256_add_epi32(low, high)
+}
+
+/// As [`sum_rows`], for four partial sums a row.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn sum_half_rows(rows: [__m128i; TILE_ROWS]) -> __m256i {
+    let joined: [__m256i; 4] = [
+        _mm256_set_m128i(rows[4], rows[0]),
+        _mm256_set_m128i(rows[5], rows[1]),
+        _mm256_set_m128i(rows[6], rows[2]),
+        _mm256_set_m128i(rows[7], rows[3]),
+    ];
+    fold_pairs(fold_rows(joined[0], joined[1]), fold_rows(joined[2], joined[3]))
+}
+
+/// The f16 at each pointer, widened.
+///
+/// # Safety
+/// Two bytes at every pointer are readable.
+#[inline]
+#[target_feature(enable = "avx2,f16c")]
+pub(super) unsafe fn f16s(pointers: TileRows) -> __m256 {
+    // SAFETY: as the caller promises.
+    let at = |r: usize| unsafe { pointers[r].cast::<i16>().read_unaligned() };
+    _mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))
+}
+
+/// The byte at each pointer, as 32 bits.
+///
+/// # Safety
+/// A byte at every pointer is readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn bytes(pointers: TileRows) -> __m256i {
+    // SAFETY: as the caller promises.
+    let at = |r: usize| i32::from(unsafe { *pointers[r] });
+    _mm256_setr_epi32(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7))
+}
+
+/// # Safety
+/// 32 bytes at `p` are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn load(p: *const u8) -> __m256i {
+    // SAFETY: as the caller promises; the load asks for no alignment.
+    unsafe { _mm256_loadu_si256(p.cast()) }
+}
+
+/// # Safety
+/// 16 bytes at `p` are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn load_128(p: *const u8) -> __m128i {
+    // SAFETY: as the caller promises; the load asks for no alignment.
+    unsafe { _mm_loadu_si128(p.cast()) }
+}
+
+/// 16 bytes in both halves.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn both(bytes: __m128i) -> __m256i {
+    _mm256_broadcastsi128_si256(bytes)
+}
+
+/// Each byte shifted right within its 16 bits; what comes in from the other byte is for the caller to mask.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn shift_right(bytes: __m256i, bits: usize) -> __m256i {
+    _mm256_srl_epi16(bytes, _mm_cvtsi32_si128(bits as i32))
+}
+
+/// As [`shift_right`], to the left.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn shift_left(bytes: __m256i, bits: usize) -> __m256i {
+    _mm256_sll_epi16(bytes, _mm_cvtsi32_si128(bits as i32))
+}
+
+/// Nibbles of 16 bytes: the low halves in the lower 16 bytes, the high halves in the upper ones.
+///
+/// # Safety
+/// 16 bytes at `p` are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn load_nibbles(p: *const u8) -> __m256i {
+    // SAFETY: as the caller promises.
+    let bytes = unsafe { load_128(p) };
+    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(bytes), bytes);
+    _mm256_and_si256(both, _mm256_set1_epi8(15))
+}
+
+/// 32 bits spread over 32 bytes: all bits where a bit is set.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn spread_bits(bits: u32) -> __m256i {
+    let spread = _mm256_shuffle_epi8(
+        _mm256_set1_epi32(bits as i32),
+        _mm256_setr_epi64x(0, 0x0101_0101_0101_0101, 0x0202_0202_0202_0202, 0x0303_0303_0303_0303),
+    );
+    let bit_of_byte = _mm256_set1_epi64x(0x8040_2010_0804_0201u64 as i64);
+    _mm256_cmpeq_epi8(_mm256_and_si256(spread, bit_of_byte), bit_of_byte)
+}
+
+/// `offset` bytes further in each row.
+///
+/// # Safety
+/// All rows are that long.
+#[inline(always)]
+pub(super) unsafe fn at(rows: &TileRows, offset: usize) -> TileRows {
+    let mut moved = *rows;
+    for row in &mut moved {
+        // SAFETY: as the caller promises.
+        *row = unsafe { row.add(offset) };
+    }
+    moved
+}
+
+/// Signed values by nibble.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn look_up_signed(table: &[i8; 16], nibbles: __m256i) -> __m256i {
+    // SAFETY: the table is 16 bytes.
+    let table = both(unsafe { load_128(table.as_ptr().cast()) });
+    _mm256_shuffle_epi8(table, nibbles)
+}
+
+/// Values by nibble.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn look_up(table: &[u8; 16], nibbles: __m256i) -> __m256i {
+    // SAFETY: the table is 16 bytes.
+    let table = both(unsafe { load_128(table.as_ptr()) });
+    _mm256_shuffle_epi8(table, nibbles)
+}
+
+/// 16-bit values of the 16 groups of a block, with even groups in the lower half and odd ones in the upper half:
+/// where their weights are in a vector of 32.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn evens_then_odds(groups: __m256i) -> __m256i {
+    let evens = 0x0D0C_0908_0504_0100;
+    let order =
+        _mm256_setr_epi64x(evens, evens + 0x0202_0202_0202_0202, evens, evens + 0x0202_0202_0202_0202);
+    _mm256_permute4x64_epi64::<0xD8>(_mm256_shuffle_epi8(groups, order))
+}
+
+/// The same for bytes, which become 16 bits wide, signed.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn evens_then_odds_of_bytes(groups: __m128i) -> __m256i {
+    let evens = 0x0E0C_0A08_0604_0200;
+    _mm256_cvtepi8_epi16(_mm_shuffle_epi8(groups, _mm_set_epi64x(evens + 0x0101_0101_0101_0101, evens)))
+}
+
+/// Copies 16-bit element `i` of each half into every element of that half.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn broadcast_16(halves: __m256i, i: usize) -> __m256i {
+    _mm256_shuffle_epi8(halves, _mm256_set1_epi16((0x0100 + 0x0202 * i) as i16))
+}
+
+/// Stores a row of results.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn store(out: &mut [f32; TILE_ROWS], results: __m256) {
+    // SAFETY: `out` is 8 floats.
+    unsafe { _mm256_storeu_ps(out.as_mut_ptr(), results) };
+}
