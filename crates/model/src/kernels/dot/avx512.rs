@@ -35,7 +35,7 @@ fn next_tile(rows: &TileRows) -> usize {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 fn prefetch<const LINES: usize>(p: *const u8) {
     for line in 0..LINES {
-        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64 * line).cast());
+        _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(64 * line).cast());
     }
 }
 
