@@ -95,46 +95,70 @@ impl Dp for NoVnni {
     }
 }
 
-/// The 16-bit words at eight pointers. Put together in general registers, whose ports are idle in these kernels.
+/// The 32 bits at `offset` of each row.
 ///
 /// # Safety
-/// Two bytes at every pointer are readable, and the machine has AVX-512.
+/// They are readable, rows lie at most 2 GiB from the first one, and the machine has AVX-512.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn words_of_8(pointers: &[*const u8; 8]) -> __m128i {
-    let mut words = [0u64; 8];
-    for (word, pointer) in words.iter_mut().zip(pointers) {
-        // SAFETY: as the caller promises.
-        *word = u64::from(unsafe { pointer.cast::<u16>().read_unaligned() });
-    }
-    let [a, b, c, d, e, f, g, h] = words;
-    let low = a | b << 16 | c << 32 | d << 48;
-    let high = e | f << 16 | g << 32 | h << 48;
-    _mm_set_epi64x(high as i64, low as i64)
+pub(super) unsafe fn gather_8(rows: &[*const u8; 8], offset: usize) -> __m256i {
+    // SAFETY: as the caller promises.
+    unsafe { _mm256_i32gather_epi32::<1>(rows[0].add(offset).cast(), distances(rows)) }
 }
 
-/// The f16 at `offset` in two units of `bytes` bytes of each row, widened: those of the first unit in the lower
-/// half.
-///
-/// # Safety
-/// The units are readable, and the machine has AVX-512.
+/// How far each row lies from the first one, in bytes.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn f16s_512(
+fn distances(rows: &[*const u8; 8]) -> __m256i {
+    let first = _mm512_set1_epi64(rows[0] as i64);
+    // SAFETY: eight pointers are 64 bytes.
+    let all = unsafe { _mm512_loadu_si512(rows.as_ptr().cast()) };
+    _mm512_cvtepi64_epi32(_mm512_sub_epi64(all, first))
+}
+
+/// The 32 bits at `offset` in two units of `bytes` bytes of each row: those of the first unit in the lower half.
+///
+/// # Safety
+/// As [`gather_8`], for both units.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn gather_16(rows: &[*const u8; 8], units: [usize; 2], bytes: usize, offset: usize) -> __m512i {
+    let step = _mm256_set1_epi32(((units[1] - units[0]) * bytes) as i32);
+    let first = distances(rows);
+    let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), _mm256_add_epi32(first, step));
+    // SAFETY: as the caller promises.
+    unsafe { _mm512_i32gather_epi32::<1>(both, rows[0].add(units[0] * bytes + offset).cast()) }
+}
+
+/// The f16 at the start of two units of `bytes` bytes of each row, widened: those of the first unit in the lower half.
+///
+/// # Safety
+/// As [`gather_8`], for both units.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2], bytes: usize) -> [__m512; 2] {
+    // SAFETY: as the caller promises.
+    let words = unsafe { gather_16(rows, units, bytes, 0) };
+    [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)), _mm512_setzero_ps()]
+}
+
+/// The same, and the f16 behind it.
+///
+/// # Safety
+/// As [`scales_512`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn scales_and_minimums_512(
     rows: &[*const u8; 8],
     units: [usize; 2],
     bytes: usize,
-    offset: usize,
-) -> __m512 {
-    let mut first = *rows;
-    let mut second = *rows;
-    for r in 0..8 {
-        first[r] = rows[r].wrapping_add(units[0] * bytes + offset);
-        second[r] = rows[r].wrapping_add(units[1] * bytes + offset);
-    }
+) -> [__m512; 2] {
     // SAFETY: as the caller promises.
-    let [low, high] = unsafe { [words_of_8(&first), words_of_8(&second)] };
-    _mm512_cvtph_ps(_mm256_set_m128i(high, low))
+    let words = unsafe { gather_16(rows, units, bytes, 0) };
+    [
+        _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)),
+        _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(words))),
+    ]
 }
 
 /// Nibbles of 16 bytes at each pointer: low halves, then high halves of the first, then of the second.
@@ -218,23 +242,23 @@ pub(super) unsafe fn pair_of<F: Format32>(row: *const u8, units: [usize; 2]) -> 
     }
 }
 
-/// A float of two units of each row, through the portable form.
+/// Scales and minimums of two units of each row, through the portable form.
 ///
 /// # Safety
 /// The units are readable, and the machine has AVX-512.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn floats_of<F: Format32>(
-    rows: &[*const u8; 8],
-    units: [usize; 2],
-    float: impl Fn(crate::kernels::format::Small) -> f32,
-) -> __m512 {
-    // SAFETY: as the caller promises.
-    unsafe {
-        let floats: [[f32; 8]; 2] =
-            units.map(|unit| rows.map(|row| float(F::unpack(row_up_to::<F>(row, unit), unit))));
-        _mm512_loadu_ps(floats.as_ptr().cast())
+pub(super) unsafe fn floats_of<F: Format32>(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
+    let mut floats = [[0.0; 16]; 2];
+    for (half, unit) in units.into_iter().enumerate() {
+        for (r, row) in rows.iter().enumerate() {
+            // SAFETY: as the caller promises.
+            let unpacked = F::unpack(unsafe { row_up_to::<F>(*row, unit) }, unit);
+            (floats[0][8 * half + r], floats[1][8 * half + r]) = (unpacked.scale, unpacked.minimum);
+        }
     }
+    // SAFETY: 16 floats each.
+    unsafe { [_mm512_loadu_ps(floats[0].as_ptr()), _mm512_loadu_ps(floats[1].as_ptr())] }
 }
 
 /// The quants of a super-block in order, through the portable form; the rest of it goes to `out`.

@@ -6,6 +6,8 @@
 //! The types of 32 take two blocks of a row in one vector. The K-quants use that a 32-bit lane of products of up
 //! to 6-bit quants (4 * 63 * 127) fits 16 bits: two vectors of them are packed into one, and one multiply-add of
 //! 16-bit pairs applies the sub-block scales. Scales of `Q4_K` and `Q5_K` are unpacked for four rows at once.
+// One index counts through several arrays in step here.
+#![allow(clippy::needless_range_loop)]
 
 use super::{Dot, TILE_ROWS, TileOut, TileRows, WIDE};
 use crate::kernels::activations::{Row32, Row256};
@@ -14,6 +16,7 @@ use crate::kernels::format::*;
 use crate::kernels::isa::Isa;
 use rawrz_gguf::TensorType;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
     match isa {
@@ -79,19 +82,10 @@ fn sums_of_8(low: __m512i, high: __m512i) -> __m256i {
     _mm256_add_epi32(_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64::<1>(halves))
 }
 
-/// `values[0]` in the lower eight lanes, `values[1]` in the upper ones.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn two_halves(values: *const f32) -> __m512 {
-    // SAFETY: as the caller promises, eight bytes at `values` are readable.
-    unsafe {
-        let pair = _mm512_castpd_ps(_mm512_set1_pd(values.cast::<f64>().read_unaligned()));
-        let pick = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-        _mm512_permutexvar_ps(pick, pair)
-    }
-}
+/// Pairs of units that are read of one row before the next: stretches long enough for the processor to foresee.
+const PAIRS: usize = 4;
 
-/// The types of 32: two units of each row at a time.
+/// The types of 32: two units of each row in a vector.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn dot_32<F: Format32, D: Dp, const N: usize>(
@@ -100,80 +94,89 @@ unsafe fn dot_32<F: Format32, D: Dp, const N: usize>(
     out: &mut TileOut<N>,
 ) {
     let n_units = acts[0].scales.len() * F::PARTS;
-    let ahead = next_tile(rows);
-    // SAFETY: every row has a block for each block of activations, which is 32 bytes; the caller has the
-    // instruction set.
+    let mut acc = [_mm256_setzero_ps(); N];
+    let mut unit = 0;
+    // SAFETY: as the caller promises; every call below is for units that are there.
     unsafe {
-        let mut acc = [_mm256_setzero_ps(); N];
-        let mut unit = 0;
-        while unit < n_units {
-            let pair = unit + 1 < n_units;
-            let units = [unit, if pair { unit + 1 } else { unit }];
-            let blocks = [units[0] / F::PARTS, units[1] / F::PARTS];
-            let mut quants = [_mm512_setzero_si512(); N];
-            for (quants, acts) in quants.iter_mut().zip(&acts) {
-                let at = acts.quants.as_ptr();
-                let low = _mm256_loadu_si256(at.add(32 * blocks[0]).cast());
-                // A missing second block counts as zeros.
-                *quants = _mm512_zextsi256_si512(low);
-                if pair {
-                    let high = _mm256_loadu_si256(at.add(32 * blocks[1]).cast());
-                    *quants = _mm512_inserti64x4::<1>(*quants, high);
-                }
+        while unit + 2 * PAIRS <= n_units {
+            pairs_32::<F, D, N, PAIRS, true>(rows, &acts, unit, &mut acc);
+            unit += 2 * PAIRS;
+        }
+        while unit + 2 <= n_units {
+            pairs_32::<F, D, N, 1, true>(rows, &acts, unit, &mut acc);
+            unit += 2;
+        }
+        if unit < n_units {
+            pairs_32::<F, D, N, 1, false>(rows, &acts, unit, &mut acc);
+        }
+        for (out, acc) in out.iter_mut().zip(acc) {
+            _mm256_storeu_ps(out.as_mut_ptr(), acc);
+        }
+    }
+}
+
+/// Adds `PAIRS` pairs of units from unit `first` on; without `BOTH`, of each pair the first unit only.
+///
+/// # Safety
+/// Every row, and every row of activations, has these units.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn pairs_32<F: Format32, D: Dp, const N: usize, const PAIRS: usize, const BOTH: bool>(
+    rows: &TileRows,
+    acts: &[Row32<'_>; N],
+    first: usize,
+    acc: &mut [__m256; N],
+) {
+    let pair_bytes = 64 / F::PARTS * F::TYPE.block_bytes() / F::TYPE.block_len();
+    let ahead = first / 2 * pair_bytes + next_tile(rows);
+    let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; PAIRS]; N]>::uninit();
+    let products = products.as_mut_ptr();
+    // SAFETY: as the caller promises; all products are written before they are read.
+    unsafe {
+        let mut quants = [[_mm512_setzero_si512(); PAIRS]; N];
+        for t in 0..N {
+            for pair in 0..PAIRS {
+                quants[t][pair] = quants_of::<F, BOTH>(&acts[t], first + 2 * pair);
             }
-            let mut folded = [[_mm512_setzero_si512(); 2]; N];
-            for half in 0..2 {
-                let mut weights = [_mm512_setzero_si512(); 4];
-                for (r, weights) in weights.iter_mut().enumerate() {
-                    let row = rows[half * 4 + r];
-                    let bytes = unit / F::PARTS * 32 / F::TYPE.block_len() * F::TYPE.block_bytes();
-                    prefetch::<1>(row.wrapping_add(bytes + ahead));
-                    *weights = F::pair_512(row, units);
-                }
+        }
+        for (r, row) in rows.iter().enumerate() {
+            for line in 0..(PAIRS * pair_bytes).div_ceil(64) {
+                _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(ahead + 64 * line).cast());
+            }
+            for pair in 0..PAIRS {
+                let weights = F::pair_512(*row, units_of::<BOTH>(first + 2 * pair));
                 for t in 0..N {
-                    let mut sums = [_mm512_setzero_si512(); 4];
-                    for (sum, weights) in sums.iter_mut().zip(weights) {
-                        *sum = match F::MAX_QUANT {
-                            ..128 => D::dp(*sum, weights, quants[t]),
-                            _ => D::dp_8_bit(*sum, weights, quants[t]),
-                        };
-                    }
-                    folded[t][half] = fold_4(sums);
+                    let zero = _mm512_setzero_si512();
+                    (*products)[t][pair][r] = match F::MAX_QUANT {
+                        ..128 => D::dp(zero, weights, quants[t][pair]),
+                        _ => D::dp_8_bit(zero, weights, quants[t][pair]),
+                    };
                 }
             }
-            let scales = F::scales_512(rows, units);
+        }
+        for pair in 0..PAIRS {
+            let units = units_of::<BOTH>(first + 2 * pair);
+            let blocks = [units[0] / F::PARTS, units[1] / F::PARTS];
+            let [scales, minimums] = F::scales_512(rows, units);
             for t in 0..N {
-                let sums = halves_of_8(folded[t][0], folded[t][1]);
-                let last = acts[t].scales.len() - 1;
-                // Two neighbours are read at once, so the last one is read with the one before it.
-                let (offset, scale) = if F::PARTS == 1 && pair {
-                    let offsets = two_halves(acts[t].sums.as_ptr().add(blocks[0]).cast());
-                    (_mm512_castps_si512(offsets), two_halves(acts[t].scales.as_ptr().add(blocks[0])))
-                } else {
-                    let (a, b) = (blocks[0].min(last), blocks[1].min(last));
-                    let offsets = [*acts[t].sums.get_unchecked(a), *acts[t].sums.get_unchecked(b)];
-                    let scales = [*acts[t].scales.get_unchecked(a), *acts[t].scales.get_unchecked(b)];
-                    (_mm512_castps_si512(two_halves(offsets.as_ptr().cast())), two_halves(scales.as_ptr()))
-                };
-                let offset = _mm512_mullo_epi32(offset, _mm512_set1_epi32(i32::from(F::OFFSET)));
-                let sums = match F::OFFSET {
-                    0 => sums,
-                    _ => _mm512_sub_epi32(sums, offset),
-                };
+                let [a, b, c, d, e, f, g, h] = (*products)[t][pair];
+                let mut sums = halves_of_8(fold_4([a, b, c, d]), fold_4([e, f, g, h]));
+                if F::OFFSET != 0 {
+                    let of_block = |i: usize| *acts[t].sums.get_unchecked(blocks[i]) * i32::from(F::OFFSET);
+                    sums = _mm512_sub_epi32(sums, of_halves(of_block(0), of_block(1)));
+                }
                 let sums = _mm512_cvtepi32_ps(sums);
-                let scales = _mm512_mul_ps(scales, scale);
+                let of_block = |i: usize| acts[t].scales.get_unchecked(blocks[i]).to_bits() as i32;
+                let scales = _mm512_mul_ps(scales, _mm512_castsi512_ps(of_halves(of_block(0), of_block(1))));
                 let mut a = acc[t];
                 a = _mm256_fmadd_ps(_mm512_castps512_ps256(scales), _mm512_castps512_ps256(sums), a);
-                let minimums =
-                    if F::HAS_MINIMUM { F::minimums_512(rows, units) } else { _mm512_setzero_ps() };
                 if F::HAS_MINIMUM {
                     let sum = _mm256_set1_ps(*acts[t].scaled_sums.get_unchecked(blocks[0]));
                     a = _mm256_fmadd_ps(_mm512_castps512_ps256(minimums), sum, a);
                 }
-                if pair {
-                    let (scales, sums) =
-                        (_mm512_extractf32x8_ps::<1>(scales), _mm512_extractf32x8_ps::<1>(sums));
-                    a = _mm256_fmadd_ps(scales, sums, a);
+                if BOTH {
+                    let scales = _mm512_extractf32x8_ps::<1>(scales);
+                    a = _mm256_fmadd_ps(scales, _mm512_extractf32x8_ps::<1>(sums), a);
                     if F::HAS_MINIMUM {
                         let sum = _mm256_set1_ps(*acts[t].scaled_sums.get_unchecked(blocks[1]));
                         a = _mm256_fmadd_ps(_mm512_extractf32x8_ps::<1>(minimums), sum, a);
@@ -181,12 +184,39 @@ unsafe fn dot_32<F: Format32, D: Dp, const N: usize>(
                 }
                 acc[t] = a;
             }
-            unit += 2;
-        }
-        for (out, acc) in out.iter_mut().zip(acc) {
-            _mm256_storeu_ps(out.as_mut_ptr(), acc);
         }
     }
+}
+
+/// Unit `first` and the next one, or the same twice.
+#[inline]
+fn units_of<const BOTH: bool>(first: usize) -> [usize; 2] {
+    [first, first + usize::from(BOTH)]
+}
+
+/// The activations of unit `first` and, in the upper half, of the next one; zeros there without `BOTH`.
+///
+/// # Safety
+/// The blocks of the units are there.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn quants_of<F: Format32, const BOTH: bool>(acts: &Row32<'_>, first: usize) -> __m512i {
+    let at = |unit: usize| acts.quants.as_ptr().wrapping_add(32 * (unit / F::PARTS));
+    // SAFETY: as the caller promises.
+    unsafe {
+        match (BOTH, F::PARTS) {
+            (true, 1) => _mm512_loadu_si512(at(first).cast()),
+            (true, _) => join_512(at(first).cast(), at(first + 1).cast()),
+            (false, _) => _mm512_zextsi256_si512(_mm256_loadu_si256(at(first).cast())),
+        }
+    }
+}
+
+/// One value in the lower eight lanes, another in the upper ones.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn of_halves(low: i32, high: i32) -> __m512i {
+    _mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xFF00, high)
 }
 
 /// The types of 256 that have no code of their own: quants in order, a scale for each 16.
@@ -283,7 +313,10 @@ unsafe fn scaled<D: Dp>(d: [__m512i; 4], low: __m512i, high: __m512i) -> __m512i
     }
 }
 
-/// `Q4_K` and `Q5_K`: `HIGH` says whether there are fifth bits.
+/// Blocks that are read of one row before the next.
+const BLOCKS: usize = 4;
+
+/// `Q4_K` and `Q5_K`: `HIGH` says whether there are fifth bits. Scales are unpacked for four blocks of a row at once.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
@@ -294,90 +327,98 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
     let bytes = if HIGH { 176 } else { 144 };
     let nibbles_at = if HIGH { 48 } else { 16 };
     let ahead = next_tile(rows);
+    let nibble = _mm512_set1_epi8(15);
+    let n_blocks = acts[0].scales.len();
+    let mut acc = [_mm256_setzero_ps(); N];
+    let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; BLOCKS]; N]>::uninit();
+    let products = products.as_mut_ptr();
+    let mut minimums = [[_mm512_setzero_si512(); TILE_ROWS]; N];
+    let mut heads = [_mm512_setzero_si512(); TILE_ROWS];
     // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums; the caller has
     // the instruction set.
     unsafe {
-        let nibble = _mm512_set1_epi8(15);
-        let mut acc = [_mm256_setzero_ps(); N];
-        for b in 0..acts[0].scales.len() {
+        for first in (0..n_blocks).step_by(BLOCKS) {
+            let n = (n_blocks - first).min(BLOCKS);
             // Groups of 32 as nibbles come out of 64 bytes: 0 and 2, 1 and 3, 4 and 6, 5 and 7.
-            let mut quants = [[_mm512_setzero_si512(); 4]; N];
-            for (quants, acts) in quants.iter_mut().zip(&acts) {
-                let at = acts.quants.as_ptr().add(256 * b).cast::<u8>();
-                quants[0] = join_512(at, at.add(64));
-                quants[1] = join_512(at.add(32), at.add(96));
-                quants[2] = join_512(at.add(128), at.add(192));
-                quants[3] = join_512(at.add(160), at.add(224));
-            }
-            let mut folded = [[_mm512_setzero_si512(); 2]; N];
-            let mut minimums = [[_mm512_setzero_si512(); 2]; N];
-            let mut heads = [_mm512_setzero_si512(); 2];
-            for half in 0..2 {
-                let mut blocks = [std::ptr::null(); 4];
-                for (r, block) in blocks.iter_mut().enumerate() {
-                    *block = rows[half * 4 + r].add(b * bytes);
+            let mut quants = [[[_mm512_setzero_si512(); 4]; BLOCKS]; N];
+            let mut sums = [_mm512_setzero_si512(); N];
+            for t in 0..N {
+                for j in 0..n {
+                    let at = acts[t].quants.as_ptr().add(256 * (first + j)).cast::<u8>();
+                    quants[t][j] = [
+                        join_512(at, at.add(64)),
+                        join_512(at.add(32), at.add(96)),
+                        join_512(at.add(128), at.add(192)),
+                        join_512(at.add(160), at.add(224)),
+                    ];
                 }
-                // d, dmin and 12 bytes of scales of four rows.
-                let mut packed = _mm512_castsi128_si512(_mm_loadu_si128(blocks[0].cast()));
-                packed = _mm512_inserti32x4::<1>(packed, _mm_loadu_si128(blocks[1].cast()));
-                packed = _mm512_inserti32x4::<2>(packed, _mm_loadu_si128(blocks[2].cast()));
-                packed = _mm512_inserti32x4::<3>(packed, _mm_loadu_si128(blocks[3].cast()));
-                heads[half] = packed;
+                sums[t] = sums_of_32(&acts[t], first, n);
+            }
+            for (r, row) in rows.iter().enumerate() {
+                let row = row.add(first * bytes);
+                let start = row.wrapping_add(ahead);
+                for line in 0..(n * bytes).div_ceil(64) {
+                    _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line).cast());
+                }
+                // d, dmin and 12 bytes of scales of each block; the last block stands in for those that are missing.
+                let head = |j: usize| row.add(bytes * if j < n { j } else { n - 1 }).cast();
+                let mut packed = _mm512_castsi128_si512(_mm_loadu_si128(head(0)));
+                packed = _mm512_inserti32x4::<1>(packed, _mm_loadu_si128(head(1)));
+                packed = _mm512_inserti32x4::<2>(packed, _mm_loadu_si128(head(2)));
+                packed = _mm512_inserti32x4::<3>(packed, _mm_loadu_si128(head(3)));
+                heads[r] = packed;
                 let (scales, minimums_of_32) = six_bits_of_4(packed);
-                let mut partial = [[_mm512_setzero_si512(); 4]; N];
-                for r in 0..4 {
-                    let p = blocks[r];
-                    prefetch::<3>(p.wrapping_add(ahead));
-                    let first = _mm512_loadu_si512(p.add(nibbles_at).cast());
-                    let second = _mm512_loadu_si512(p.add(nibbles_at + 64).cast());
+                for t in 0..N {
+                    minimums[t][r] = _mm512_madd_epi16(minimums_of_32, sums[t]);
+                }
+                for j in 0..n {
+                    let p = row.add(j * bytes);
+                    let low = _mm512_loadu_si512(p.add(nibbles_at).cast());
+                    let high = _mm512_loadu_si512(p.add(nibbles_at + 64).cast());
                     let mut weights = [
-                        _mm512_and_si512(first, nibble),
-                        _mm512_and_si512(_mm512_srli_epi16::<4>(first), nibble),
-                        _mm512_and_si512(second, nibble),
-                        _mm512_and_si512(_mm512_srli_epi16::<4>(second), nibble),
+                        _mm512_and_si512(low, nibble),
+                        _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble),
+                        _mm512_and_si512(high, nibble),
+                        _mm512_and_si512(_mm512_srli_epi16::<4>(high), nibble),
                     ];
                     if HIGH {
                         // Bit j of high byte i is for weight i of group j.
                         let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(16).cast()));
-                        for (weights, (low, high)) in
-                            weights.iter_mut().zip([(1, 4), (2, 8), (16, 64), (32, -128)])
-                        {
+                        let groups = [(1, 4), (2, 8), (16, 64), (32, -128)];
+                        for (weights, (low, high)) in weights.iter_mut().zip(groups) {
                             let bit = _mm512_inserti64x4::<1>(_mm512_set1_epi8(low), _mm256_set1_epi8(high));
                             let set = _mm512_test_epi8_mask(bits, bit);
                             *weights = _mm512_mask_add_epi8(*weights, set, *weights, _mm512_set1_epi8(16));
                         }
                     }
-                    let low = _mm512_permutexvar_epi16(group_scales(r, 0), scales);
-                    let high = _mm512_permutexvar_epi16(group_scales(r, 4), scales);
+                    let low = _mm512_permutexvar_epi16(group_scales(j, 0), scales);
+                    let high = _mm512_permutexvar_epi16(group_scales(j, 4), scales);
                     for t in 0..N {
-                        let mut products = [_mm512_setzero_si512(); 4];
+                        let mut sums = [_mm512_setzero_si512(); 4];
                         for i in 0..4 {
-                            products[i] = D::dp(products[i], weights[i], quants[t][i]);
+                            sums[i] = D::dp(sums[i], weights[i], quants[t][j][i]);
                         }
-                        partial[t][r] = scaled::<D>(products, low, high);
+                        (*products)[t][j][r] = scaled::<D>(sums, low, high);
                     }
-                }
-                for t in 0..N {
-                    folded[t][half] = fold_4(partial[t]);
-                    minimums[t][half] = _mm512_madd_epi16(minimums_of_32, sums_of_32(&acts[t], b));
                 }
             }
             // d in the lower 16 bits, dmin in the upper ones.
-            let pick = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 0, 0, 0, 0, 0, 0, 0, 0);
-            let both = _mm512_castsi512_si256(_mm512_permutex2var_epi32(heads[0], pick, heads[1]));
-            let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(both));
-            let minimum_scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(both)));
+            let both = by_block(first_words_of_4(&heads[..4]), first_words_of_4(&heads[4..]));
+            let mut minimum_sums = [[_mm256_setzero_si256(); BLOCKS]; N];
             for t in 0..N {
-                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(b));
-                let sums = _mm256_cvtepi32_ps(sums_of_8(folded[t][0], folded[t][1]));
-                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
-                // Rows are in lanes of 128 bits here, four sums each.
-                let pairs = fold_32(minimums[t][0], minimums[t][1]);
-                let both = _mm512_add_epi32(pairs, _mm512_shuffle_epi32::<0x4E>(pairs));
-                let pick = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
-                let sums = _mm512_castsi512_si256(_mm512_permutexvar_epi32(pick, both));
-                let sums = _mm256_cvtepi32_ps(sums);
-                acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
+                let [a, b, c, d, e, f, g, h] = minimums[t];
+                minimum_sums[t] = by_block(fold_4([a, b, c, d]), fold_4([e, f, g, h]));
+            }
+            for j in 0..n {
+                let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(both[j]));
+                let minimum_scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(both[j])));
+                for t in 0..N {
+                    let scale = _mm256_set1_ps(acts[t].scales[first + j]);
+                    let sums = _mm256_cvtepi32_ps(sum_rows((*products)[t][j]));
+                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
+                    let sums = _mm256_cvtepi32_ps(minimum_sums[t][j]);
+                    acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
+                }
             }
         }
         for (out, acc) in out.iter_mut().zip(acc) {
@@ -386,8 +427,34 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
     }
 }
 
-/// The eight scales and eight minimums of four rows as 16-bit integers, 128 bits a row. `packed` has 12 bytes of
-/// them from byte 4 of each row's 128 bits on.
+/// From rows 0 to 3 and rows 4 to 7 of each block, in 128 bits a block: all eight rows of each block.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn by_block(low: __m512i, high: __m512i) -> [__m256i; BLOCKS] {
+    let first = _mm512_shuffle_i32x4::<0x44>(low, high);
+    let last = _mm512_shuffle_i32x4::<0xEE>(low, high);
+    // Lanes: two blocks of `low`, two of `high`.
+    let first = _mm512_shuffle_i32x4::<0xD8>(first, first);
+    let last = _mm512_shuffle_i32x4::<0xD8>(last, last);
+    [
+        _mm512_castsi512_si256(first),
+        _mm512_extracti64x4_epi64::<1>(first),
+        _mm512_castsi512_si256(last),
+        _mm512_extracti64x4_epi64::<1>(last),
+    ]
+}
+
+/// The first 32 bits of each 128 of four rows: in 128 bits a block, one row in each lane.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn first_words_of_4(rows: &[__m512i]) -> __m512i {
+    let low = _mm512_unpacklo_epi32(rows[0], rows[1]);
+    let high = _mm512_unpacklo_epi32(rows[2], rows[3]);
+    _mm512_unpacklo_epi64(low, high)
+}
+
+/// The eight scales and eight minimums of four blocks as 16-bit integers, 128 bits a block. `packed` has 12 bytes of
+/// them from byte 4 of each block's 128 bits on.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 fn six_bits_of_4(packed: __m512i) -> (__m512i, __m512i) {
@@ -404,26 +471,32 @@ fn six_bits_of_4(packed: __m512i) -> (__m512i, __m512i) {
     (_mm512_unpacklo_epi8(bytes, zero), _mm512_unpackhi_epi8(bytes, zero))
 }
 
-/// Where the scales of groups `first` to `first + 3` of row `row` of four lie, for products packed as in
+/// Where the scales of groups `first` to `first + 3` of block `block` of four lie, for products packed as in
 /// [`scaled`]: groups `first` and `first + 1` in the lower 256 bits, the others in the upper ones.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-fn group_scales(row: usize, first: usize) -> __m512i {
-    let at = (8 * row + first) as i64 * 0x0001_0001_0001_0001;
+fn group_scales(block: usize, first: usize) -> __m512i {
+    let at = (8 * block + first) as i64 * 0x0001_0001_0001_0001;
     let group = |i: i64| at + i * 0x0001_0001_0001_0001;
     _mm512_setr_epi64(group(0), group(1), group(0), group(1), group(2), group(3), group(2), group(3))
 }
 
-/// Sums of each 32 activations of block `b`, as eight 16-bit integers (at most 32 * 127) in every 128 bits.
+/// Sums of each 32 activations of `n` blocks from block `first` on, as eight 16-bit integers (at most 32 * 127) in
+/// 128 bits a block.
+///
+/// # Safety
+/// The blocks are there, at most four.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn sums_of_32(acts: &Row256<'_>, b: usize) -> __m512i {
-    // SAFETY: a block has 16 sums; the caller has the instruction set.
-    unsafe {
-        let sums = _mm256_loadu_si256(acts.sums.as_ptr().add(16 * b).cast());
-        let low = _mm_hadd_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-        _mm512_broadcast_i32x4(low)
+unsafe fn sums_of_32(acts: &Row256<'_>, first: usize, n: usize) -> __m512i {
+    let mut sums = [_mm_setzero_si128(); BLOCKS];
+    for (j, sums) in sums.iter_mut().enumerate().take(n) {
+        // SAFETY: a block has 16 sums.
+        let of_16 = unsafe { _mm256_loadu_si256(acts.sums.as_ptr().add(16 * (first + j)).cast()) };
+        *sums = _mm_hadd_epi16(_mm256_castsi256_si128(of_16), _mm256_extracti128_si256::<1>(of_16));
     }
+    // SAFETY: four times 128 bits.
+    unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
 }
 
 /// `Q6_K`.
@@ -435,7 +508,6 @@ unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N]
     // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums; the caller has
     // the instruction set.
     unsafe {
-        let mut block = Super::EMPTY;
         // Packing puts groups L and L + 4 into lane L of 128 bits.
         let group = |i: i64| i * 0x0001_0001_0001_0001;
         let pick = |first: i64| {
@@ -444,45 +516,48 @@ unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N]
         };
         let (pick_low, pick_high) = (pick(0), pick(8));
         let mut acc = [_mm256_setzero_ps(); N];
-        for b in 0..acts[0].scales.len() {
-            let mut folded = [[_mm512_setzero_si512(); 2]; N];
-            for half in 0..2 {
-                let mut partial = [[_mm512_setzero_si512(); 4]; N];
-                for r in 0..4 {
-                    let p = rows[half * 4 + r].add(b * BYTES);
-                    prefetch::<4>(p.wrapping_add(ahead));
-                    let weights = Q6K::quarters_512(p, &mut block);
+        // All products of a block are written before they are read.
+        let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; BLOCKS]; N]>::uninit();
+        let products = products.as_mut_ptr();
+        let n_blocks = acts[0].scales.len();
+        for first in (0..n_blocks).step_by(BLOCKS) {
+            let n = (n_blocks - first).min(BLOCKS);
+            for (r, row) in rows.iter().enumerate() {
+                let row = row.add(first * BYTES);
+                let start = row.wrapping_add(ahead);
+                for line in 0..(n * BYTES).div_ceil(64) {
+                    _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line).cast());
+                }
+                for j in 0..n {
+                    let p = row.add(j * BYTES);
+                    let weights = six_bits_512(p);
                     let of_16 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(192).cast()));
                     let wide = _mm512_castsi256_si512(of_16);
                     let low = _mm512_permutexvar_epi16(pick_low, wide);
                     let high = _mm512_permutexvar_epi16(pick_high, wide);
                     for t in 0..N {
-                        let quants = acts[t].quants.as_ptr().add(256 * b);
-                        let mut products = [_mm512_setzero_si512(); 4];
+                        let quants = acts[t].quants.as_ptr().add(256 * (first + j));
+                        let mut sums = [_mm512_setzero_si512(); 4];
                         for i in 0..4 {
                             let quants = _mm512_loadu_si512(quants.add(64 * i).cast());
-                            products[i] = D::dp(products[i], weights[i], quants);
+                            sums[i] = D::dp(sums[i], weights[i], quants);
                         }
-                        let sum = scaled::<D>(products, low, high);
+                        let sum = scaled::<D>(sums, low, high);
                         // Quants are 32 too large.
-                        let sums = _mm256_loadu_si256(acts[t].sums.as_ptr().add(16 * b).cast());
-                        let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(of_16, sums));
-                        partial[t][r] = _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
+                        let of_acts = _mm256_loadu_si256(acts[t].sums.as_ptr().add(16 * (first + j)).cast());
+                        let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(of_16, of_acts));
+                        (*products)[t][j][r] = _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
                     }
                 }
+            }
+            for j in 0..n {
+                // The scale is the upper half of the last 32 bits of a block.
+                let words = gather_8(rows, (first + j) * BYTES + 206);
+                let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(words)));
                 for t in 0..N {
-                    folded[t][half] = fold_4(partial[t]);
+                    let scale = _mm256_mul_ps(scales, _mm256_set1_ps(acts[t].scales[first + j]));
+                    acc[t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum_rows((*products)[t][j])), acc[t]);
                 }
-            }
-            let mut scales_at = *rows;
-            for at in &mut scales_at {
-                *at = at.add(b * BYTES + 208);
-            }
-            let scales = _mm256_cvtph_ps(words_of_8(&scales_at));
-            for t in 0..N {
-                let scale = _mm256_mul_ps(scales, _mm256_set1_ps(*acts[t].scales.get_unchecked(b)));
-                let sums = _mm256_cvtepi32_ps(sums_of_8(folded[t][0], folded[t][1]));
-                acc[t] = _mm256_fmadd_ps(scale, sums, acc[t]);
             }
         }
         for (out, acc) in out.iter_mut().zip(acc) {

@@ -111,34 +111,19 @@ pub(super) trait Format32: 'static {
         unsafe { avx512::pair_of::<Self>(row, units) }
     }
 
-    /// The scales of two units of each row, those of the first in the lower half.
+    /// The scales of two units of each row, those of the first in the lower half, and their minimums.
     ///
     /// # Safety
     /// As [`Format32::pair_512`].
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2]
     where
         Self: Sized,
     {
         // SAFETY: as the caller promises.
-        unsafe { avx512::floats_of::<Self>(rows, units, |unit| unit.scale) }
-    }
-
-    /// The minimums of two units of each row.
-    ///
-    /// # Safety
-    /// As [`Format32::pair_512`].
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn minimums_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512
-    where
-        Self: Sized,
-    {
-        // SAFETY: as the caller promises.
-        unsafe { avx512::floats_of::<Self>(rows, units, |unit| unit.minimum) }
+        unsafe { avx512::floats_of::<Self>(rows, units) }
     }
 }
 

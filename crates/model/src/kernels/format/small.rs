@@ -63,9 +63,9 @@ impl Format32 for Q4_0 {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
         // SAFETY: as the caller promises.
-        unsafe { avx512::f16s_512(rows, units, 18, 0) }
+        unsafe { avx512::scales_512(rows, units, 18) }
     }
 }
 
@@ -93,16 +93,9 @@ impl Format32 for Q4_1 {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
         // SAFETY: as the caller promises.
-        unsafe { avx512::f16s_512(rows, units, 20, 0) }
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn minimums_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
-        // SAFETY: as the caller promises.
-        unsafe { avx512::f16s_512(rows, units, 20, 2) }
+        unsafe { avx512::scales_and_minimums_512(rows, units, 20) }
     }
 }
 
@@ -130,9 +123,9 @@ impl Format32 for Q5_0 {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
         // SAFETY: as the caller promises.
-        unsafe { avx512::f16s_512(rows, units, 22, 0) }
+        unsafe { avx512::scales_512(rows, units, 22) }
     }
 }
 
@@ -160,16 +153,9 @@ impl Format32 for Q5_1 {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
         // SAFETY: as the caller promises.
-        unsafe { avx512::f16s_512(rows, units, 24, 0) }
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[inline]
-    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn minimums_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
-        // SAFETY: as the caller promises.
-        unsafe { avx512::f16s_512(rows, units, 24, 2) }
+        unsafe { avx512::scales_and_minimums_512(rows, units, 24) }
     }
 }
 
@@ -197,9 +183,9 @@ impl Format32 for Q8_0 {
     #[cfg(target_arch = "x86_64")]
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> __m512 {
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
         // SAFETY: as the caller promises.
-        unsafe { avx512::f16s_512(rows, units, 34, 0) }
+        unsafe { avx512::scales_512(rows, units, 34) }
     }
 }
 

@@ -271,11 +271,11 @@ unsafe fn fill_32<F: Format32>(
                 }
                 _mm512_storeu_si512(place.as_mut_ptr().add(64 * pair).cast(), quants);
             }
-            let [low, high] = [F::scales_512(&halves[0], units), F::scales_512(&halves[1], units)];
-            store_pair(&mut panel.unit_scales, pair, low, high);
+            let low = F::scales_512(&halves[0], units);
+            let high = F::scales_512(&halves[1], units);
+            store_pair(&mut panel.unit_scales, pair, low[0], high[0]);
             if F::HAS_MINIMUM {
-                let [low, high] = [F::minimums_512(&halves[0], units), F::minimums_512(&halves[1], units)];
-                store_pair(&mut panel.unit_minimums, pair, low, high);
+                store_pair(&mut panel.unit_minimums, pair, low[1], high[1]);
             }
         }
     }
