@@ -40,6 +40,7 @@ impl MappedPart {
         // map is trusted for memory safety after it was validated: offsets taken from the header are copied
         // when they are parsed, and kernels index by sizes that were checked then.
         let map = unsafe { Mmap::map(&part.file) }.map_err(|e| OpenError::io(&part.path, e))?;
+        os::advise_large_pages(&map);
         let health = Arc::new(Health::new(part.path.clone()));
         let guard = os::FaultGuard::new(map.as_ptr() as usize, map.len(), Arc::clone(&health))
             .ok_or(OpenError::TooManyMaps { limit: os::MAX_GUARDED_MAPS })?;

@@ -78,9 +78,7 @@ impl SelfAttention {
         let n = pass.n_tokens();
         let Buffers { h, q, k, v, attention, .. } = buffers;
         pass.load(h, n);
-        pass.linear(&self.q, q)?;
-        pass.linear(&self.k, k)?;
-        pass.linear(&self.v, v)?;
+        pass.linears([(&self.q, &mut *q), (&self.k, &mut *k), (&self.v, &mut *v)])?;
         if let Some((q_norm, k_norm)) = &self.head_norms {
             pass.rms_norm_in_place(q, q_norm, config.rms_eps, h)?;
             pass.rms_norm_in_place(k, k_norm, config.rms_eps, h)?;

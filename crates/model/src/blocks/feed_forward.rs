@@ -46,8 +46,7 @@ impl FeedForward {
     ) -> Result<(), PassError> {
         let Buffers { h, gate, up, .. } = buffers;
         pass.load(h, pass.n_tokens());
-        pass.linear(&self.gate, gate)?;
-        pass.linear(&self.up, up)?;
+        pass.linears([(&self.gate, &mut *gate), (&self.up, &mut *up)])?;
         let (row_len, ops, up) = (self.gate.weight.n_rows, pass.ops, &**up);
         pass.pool.for_each_chunk(gate, row_len, &|t, gate| {
             let up = &up[t * row_len..][..row_len];

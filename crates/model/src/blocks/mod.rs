@@ -15,7 +15,7 @@ pub(crate) use feed_forward::{FeedForward, Gate};
 pub(crate) use head::{Head, MAX_OUTPUT_ROWS};
 
 use crate::error::PassError;
-use crate::kernels::{self, Activations, AttentionScratch, DisjointRows, Ops, Pool, WeightRows};
+use crate::kernels::{self, Activations, AttentionScratch, DisjointRows, Ops, Pool, Product, WeightRows};
 use crate::kv_cache::KvCache;
 use crate::rope::RopeTable;
 use crate::weights::{Linear, Matrix, Vector};
@@ -136,35 +136,66 @@ impl Pass<'_> {
 
     /// `out = weight * input + bias`, `[row of the input][n_rows of the weight]`.
     pub(crate) fn linear(&mut self, linear: &Linear, out: &mut Vec<f32>) -> Result<(), PassError> {
-        let Linear { weight, bias } = linear;
-        out.resize(self.acts.n_rows() * weight.n_rows, 0.0);
-        self.multiply(weight, out)?;
-        if let Some(bias) = bias {
-            read_vector(self.source, bias, &self.ops, self.vector)?;
-            for row in out.chunks_exact_mut(weight.n_rows) {
-                self.ops.add(row, self.vector);
+        self.linears([(linear, out)])
+    }
+
+    /// As [`Pass::linear`], for matrices that share their input; all are computed at once.
+    pub(crate) fn linears<const N: usize>(
+        &mut self,
+        mut all: [(&Linear, &mut Vec<f32>); N],
+    ) -> Result<(), PassError> {
+        for (linear, out) in &mut all {
+            out.resize(self.acts.n_rows() * linear.weight.n_rows, 0.0);
+        }
+        self.multiply(all.each_mut().map(|(linear, out)| (&linear.weight, out.as_mut_slice())))?;
+        for (linear, out) in all {
+            if let Some(bias) = &linear.bias {
+                read_vector(self.source, bias, &self.ops, self.vector)?;
+                for row in out.chunks_exact_mut(linear.weight.n_rows) {
+                    self.ops.add(row, self.vector);
+                }
             }
         }
         Ok(())
     }
 
-    /// Leases the rows of `weight` in as few slices as the source allows and multiplies each.
-    fn multiply(&mut self, weight: &Matrix, out: &mut [f32]) -> Result<(), PassError> {
-        let kind = kernels::activation_kind(weight.ty, &self.ops, self.acts.precision());
-        self.acts.prepare(kind, &self.ops, self.pool);
-        let out = DisjointRows::new(out, weight.n_rows);
-        let mut done = 0;
-        while done < weight.extent.len {
-            let rest = weight.extent.slice(done, weight.extent.len - done);
-            let len = self.source.lease_len(rest, weight.row_bytes);
-            let lease = self.source.lease(Extent { len, ..rest })?;
-            let column = (done / weight.row_bytes) as usize;
-            let rows = WeightRows { ty: weight.ty, bytes: &lease, row_bytes: weight.row_bytes as usize };
-            kernels::matmul(rows, self.acts, &out, column, &self.ops, self.pool);
-            lease.release()?;
-            done += len;
+    /// Leases the rows of every matrix in as few slices as the source allows, in the order of the plan, and multiplies
+    /// a slice of each at a time.
+    fn multiply<const N: usize>(&mut self, all: [(&Matrix, &mut [f32]); N]) -> Result<(), PassError> {
+        for (weight, _) in &all {
+            let kind = kernels::activation_kind(weight.ty, &self.ops, self.acts.precision());
+            self.acts.prepare(kind, &self.ops, self.pool);
         }
-        Ok(())
+        let all = all.map(|(weight, out)| (weight, DisjointRows::new(out, weight.n_rows)));
+        let mut done = [0; N];
+        loop {
+            let mut leases = Vec::with_capacity(N);
+            for ((weight, out), done) in all.iter().zip(&mut done) {
+                let rest = weight.extent.slice(*done, weight.extent.len - *done);
+                if rest.len > 0 {
+                    let len = self.source.lease_len(rest, weight.row_bytes);
+                    let column = (*done / weight.row_bytes) as usize;
+                    leases.push((weight, out, column, self.source.lease(Extent { len, ..rest })?));
+                    *done += len;
+                }
+            }
+            if leases.is_empty() {
+                return Ok(());
+            }
+            let products: Vec<Product<'_>> = leases
+                .iter()
+                .map(|(weight, out, column, lease)| {
+                    let row_bytes = weight.row_bytes as usize;
+                    let rows = WeightRows { ty: weight.ty, bytes: lease, row_bytes };
+                    Product { rows, out, column: *column }
+                })
+                .collect();
+            kernels::matmul(&products, self.acts, &self.ops, self.pool);
+            drop(products);
+            for (.., lease) in leases {
+                lease.release()?;
+            }
+        }
     }
 
     /// Rotates every head of `head_dim` in `x`, `[token][head][head_dim]`.

@@ -3,7 +3,7 @@
 use super::activations::{ActivationKind, Activations};
 use super::float::Ops;
 use super::isa::Isa;
-use super::matmul::{Precision, WeightRows, activation_kind, matmul};
+use super::matmul::{self, Precision, WeightRows, activation_kind};
 use super::pool::{DisjointRows, Pool};
 use super::read::ReadAll;
 use rawrz_gguf::TensorType;
@@ -62,7 +62,8 @@ impl Product {
         let row_bytes = self.weights.len() / self.n_rows;
         let rows = WeightRows { ty: self.ty, bytes: &self.weights, row_bytes };
         let out = DisjointRows::new(&mut self.out, self.n_rows);
-        matmul(rows, &self.acts, &out, 0, &self.ops, &self.pool);
+        let product = matmul::Product { rows, out: &out, column: 0 };
+        matmul::matmul(&[product], &self.acts, &self.ops, &self.pool);
         &self.out
     }
 

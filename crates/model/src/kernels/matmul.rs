@@ -49,57 +49,92 @@ pub(crate) struct WeightRows<'a> {
     pub(crate) row_bytes: usize,
 }
 
-/// `out[t][column + r] = weights[r] . acts[t]` for every weight row r and activation row t.
+/// A product: `out[t][column + r] = rows[r] . acts[t]` for every weight row r and activation row t.
+pub(crate) struct Product<'a> {
+    pub(crate) rows: WeightRows<'a>,
+    /// A row of outputs for each row of activations.
+    pub(crate) out: &'a DisjointRows<'a>,
+    pub(crate) column: usize,
+}
+
+/// Computes products that share their activations, in one go of all threads: small ones do not wait for each other.
 ///
-/// `acts` were prepared for the kind that [`activation_kind`] gives; `out` has a row of outputs for each row of
-/// activations.
+/// `acts` were prepared for the kinds that [`activation_kind`] gives.
 ///
 /// # Panics
 /// When the sizes do not fit together.
-pub(crate) fn matmul(
-    rows: WeightRows<'_>,
-    acts: &Activations,
-    out: &DisjointRows<'_>,
-    column: usize,
-    ops: &Ops,
-    pool: &Pool,
-) {
-    let WeightRows { ty, bytes: weights, row_bytes } = rows;
-    let n_rows = weights.len() / row_bytes;
-    let n_blocks = acts.row_len() / ty.block_len();
-    assert_eq!(weights.len(), n_rows * row_bytes);
-    assert_eq!(row_bytes, n_blocks * ty.block_bytes());
-    assert_eq!(acts.row_len(), n_blocks * ty.block_len());
-    let dot = integer_dot(ty, ops, acts.precision());
-    let task = (dot.is_some() && acts.n_rows() >= tile::least_rows(ops.isa()))
-        .then(|| tile::task_of(ty, ops.isa()))
-        .flatten();
-    let n_tasks = pool.n_threads() * TASKS_PER_THREAD;
-    if let Some(task) = task {
-        let panels = n_rows.div_ceil(PANEL_ROWS).div_ceil(n_tasks).clamp(1, MAX_PANELS);
-        let task_rows = panels * PANEL_ROWS;
-        pool.run(n_rows.div_ceil(task_rows), &|i| {
-            let first = i * task_rows;
-            let rows = &weights[first * row_bytes..(first + task_rows).min(n_rows) * row_bytes];
-            // SAFETY: tasks write the columns of their own weight rows, one after the other; the rows are as long
-            // as the activations, as checked above.
-            unsafe { panels_of(task, rows, row_bytes, acts, out, column + first) };
-        });
-        return;
-    }
-    let share = n_rows.div_ceil(n_tasks).next_multiple_of(TILE_ROWS);
-    let task_rows = share.clamp(TILE_ROWS, MAX_TASK_ROWS);
-    pool.run(n_rows.div_ceil(task_rows), &|task| {
-        let first = task * task_rows;
-        let rows = &weights[first * row_bytes..(first + task_rows).min(n_rows) * row_bytes];
-        // SAFETY: tasks write the columns of their own weight rows, one after the other.
-        unsafe {
-            match dot {
-                Some(dot) => tiles(dot, rows, row_bytes, acts, out, column + first),
-                None => decoded(ty, rows, row_bytes, acts, out, column + first, ops),
+pub(crate) fn matmul(products: &[Product<'_>], acts: &Activations, ops: &Ops, pool: &Pool) {
+    let jobs: Vec<Job<'_>> = products.iter().map(|product| Job::new(product, acts, ops, pool)).collect();
+    pool.run(jobs.iter().map(Job::n_tasks).sum(), &|mut task| {
+        for job in &jobs {
+            match task.checked_sub(job.n_tasks()) {
+                Some(rest) => task = rest,
+                None => return job.run(task, acts, ops),
             }
         }
     });
+}
+
+/// How the weight rows of a product are computed.
+#[derive(Clone, Copy)]
+enum Path {
+    /// Panels, for many rows of activations.
+    Panels(tile::Task),
+    Dots(Dot),
+    /// Weights decoded to floats.
+    Decoded,
+}
+
+/// A product cut into tasks of `task_rows` weight rows.
+struct Job<'a> {
+    product: &'a Product<'a>,
+    path: Path,
+    n_rows: usize,
+    task_rows: usize,
+}
+
+impl<'a> Job<'a> {
+    fn new(product: &'a Product<'a>, acts: &Activations, ops: &Ops, pool: &Pool) -> Job<'a> {
+        let WeightRows { ty, bytes, row_bytes } = product.rows;
+        let n_rows = bytes.len() / row_bytes;
+        let n_blocks = acts.row_len() / ty.block_len();
+        assert_eq!(bytes.len(), n_rows * row_bytes);
+        assert_eq!(row_bytes, n_blocks * ty.block_bytes());
+        assert_eq!(acts.row_len(), n_blocks * ty.block_len());
+        let many = acts.n_rows() >= tile::least_rows(ops.isa());
+        let path = match integer_dot(ty, ops, acts.precision()) {
+            None => Path::Decoded,
+            Some(dot) => match tile::task_of(ty, ops.isa()).filter(|_| many) {
+                Some(task) => Path::Panels(task),
+                None => Path::Dots(dot),
+            },
+        };
+        let share = n_rows.div_ceil(pool.n_threads() * TASKS_PER_THREAD);
+        let task_rows = match path {
+            Path::Panels(_) => share.next_multiple_of(PANEL_ROWS).clamp(PANEL_ROWS, MAX_PANELS * PANEL_ROWS),
+            _ => share.next_multiple_of(TILE_ROWS).clamp(TILE_ROWS, MAX_TASK_ROWS),
+        };
+        Job { product, path, n_rows, task_rows }
+    }
+
+    fn n_tasks(&self) -> usize {
+        self.n_rows.div_ceil(self.task_rows)
+    }
+
+    fn run(&self, task: usize, acts: &Activations, ops: &Ops) {
+        let Product { rows: WeightRows { ty, bytes, row_bytes }, out, column } = *self.product;
+        let first = task * self.task_rows;
+        let rows = &bytes[first * row_bytes..(first + self.task_rows).min(self.n_rows) * row_bytes];
+        // SAFETY: tasks write the columns of their own weight rows, one after the other; the rows are as long as the
+        // activations, as checked when the job was made.
+        unsafe {
+            match self.path {
+                Path::Panels(task) => panels_of(task, rows, row_bytes, acts, out, column + first),
+                Path::Dots(dot) => tiles(dot, rows, row_bytes, acts, out, column + first),
+                Path::Decoded => decoded(ty, rows, row_bytes, acts, out, column + first, ops),
+            }
+        }
+    }
 }
 
 /// # Safety
@@ -268,7 +303,8 @@ mod tests {
             let mut out = vec![f32::NAN; m * (n_rows + 3)];
             let matrix = DisjointRows::new(&mut out, n_rows + 3);
             let weight_rows = WeightRows { ty, bytes: &weights, row_bytes };
-            matmul(weight_rows, &acts, &matrix, 2, &ops, &pool);
+            let product = Product { rows: weight_rows, out: &matrix, column: 2 };
+            matmul(&[product], &acts, &ops, &pool);
             for row in out.chunks(n_rows + 3) {
                 assert!(row[0].is_nan() && row[1].is_nan() && row[n_rows + 2].is_nan());
                 rows.push(row[2..n_rows + 2].iter().map(|v| v.to_bits()).collect());
@@ -309,7 +345,7 @@ mod tests {
             let mut out = [0.0; 8];
             let matrix = DisjointRows::new(&mut out, 8);
             let rows = WeightRows { ty: TensorType::Q8_0, bytes: &weights, row_bytes };
-            let call = || matmul(rows, &acts, &matrix, 0, &ops, &pool);
+            let call = || matmul(&[Product { rows, out: &matrix, column: 0 }], &acts, &ops, &pool);
             assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
         }
     }

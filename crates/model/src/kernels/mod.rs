@@ -38,6 +38,6 @@ pub(crate) use attention::{Attention, AttentionScratch, BLOCK as ATTENTION_BLOCK
 pub(crate) use float::Ops;
 pub use isa::Isa;
 pub use matmul::Precision;
-pub(crate) use matmul::{WeightRows, activation_kind, matmul, thread_scratch_bytes, to_floats};
+pub(crate) use matmul::{Product, WeightRows, activation_kind, matmul, thread_scratch_bytes, to_floats};
 pub(crate) use pool::{DisjointRows, Pool};
 pub(crate) use read::ReadAll;

@@ -12,6 +12,9 @@ use std::thread::JoinHandle;
 /// between two operations of a layer and far shorter than a pause between requests.
 const SPINS_BEFORE_SLEEP: u32 = 20_000;
 
+/// Values that one thread is done with before another would have begun.
+const ONE_THREAD_LEN: usize = 8 << 10;
+
 /// A job with its lifetime erased; valid while `Pool::run` waits for it.
 type Job = *const (dyn Fn(usize) + Sync);
 
@@ -230,6 +233,10 @@ impl Pool {
     ) {
         let n_chunks = data.len() / chunk_len;
         assert_eq!(n_chunks * chunk_len, data.len());
+        if data.len() <= ONE_THREAD_LEN {
+            data.chunks_exact_mut(chunk_len).enumerate().for_each(|(i, chunk)| job(i, chunk));
+            return;
+        }
         let rows = DisjointRows::new(data, chunk_len);
         self.run(n_chunks, &|i| {
             // SAFETY: `run` calls each index once, and each has a row of its own.

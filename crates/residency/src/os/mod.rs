@@ -115,3 +115,9 @@ impl Drop for FaultGuard {
 pub(crate) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
     imp::advise_will_need(map, offset, len);
 }
+
+/// Tells the system that `map` will be read as a whole, so that it may read and map it in large pages: faster reads from
+/// the disk, fewer faults, fewer misses of the translation buffer. Advice: failure is of no matter.
+pub(crate) fn advise_large_pages(map: &memmap2::Mmap) {
+    imp::advise_large_pages(map);
+}

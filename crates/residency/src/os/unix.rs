@@ -116,3 +116,10 @@ pub(super) fn release_range(_base: usize, _failed: bool) {
 pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
     let _ = map.advise_range(memmap2::Advice::WillNeed, offset, len);
 }
+
+pub(super) fn advise_large_pages(map: &memmap2::Mmap) {
+    #[cfg(target_os = "linux")]
+    let _ = map.advise(memmap2::Advice::HugePage);
+    #[cfg(not(target_os = "linux"))]
+    let _ = map;
+}

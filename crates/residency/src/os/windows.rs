@@ -78,6 +78,9 @@ pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
     unsafe { PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0) };
 }
 
+/// Large pages of file views need a privilege that users do not have.
+pub(super) fn advise_large_pages(_map: &memmap2::Mmap) {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
