@@ -63,11 +63,15 @@ impl Gate {
     }
 }
 
+/// The next task of one thread's share, on a cache line of its own.
+#[repr(align(64))]
+struct Cursor(AtomicUsize);
+
 struct Shared {
     gate: Gate,
     job: UnsafeCell<Option<Job>>,
     n_tasks: AtomicUsize,
-    next_task: AtomicUsize,
+    cursors: Vec<Cursor>,
     stop: AtomicBool,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     sleepers: Mutex<usize>,
@@ -85,20 +89,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    fn work(&self, job: &(dyn Fn(usize) + Sync)) {
+    /// The first task of the share of `thread`, of `n_tasks` in all.
+    fn share_start(&self, thread: usize, n_tasks: usize) -> usize {
+        thread * n_tasks / self.cursors.len()
+    }
+
+    /// Works through the share of `thread`, in order, then takes what is left of the others': neighbouring tasks stay
+    /// on one core, whose prefetched memory they use, and a slow core does not hold the rest.
+    fn work(&self, thread: usize, job: &(dyn Fn(usize) + Sync)) {
         let n_tasks = self.n_tasks.load(Ordering::Relaxed);
-        loop {
-            let task = self.next_task.fetch_add(1, Ordering::Relaxed);
-            if task >= n_tasks {
-                return;
-            }
-            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(task))) {
-                lock(&self.panic).get_or_insert(payload);
+        for i in 0..self.cursors.len() {
+            let share = (thread + i) % self.cursors.len();
+            let end = self.share_start(share + 1, n_tasks);
+            loop {
+                let task = self.cursors[share].0.fetch_add(1, Ordering::Relaxed);
+                if task >= end {
+                    break;
+                }
+                if let Err(payload) = catch_unwind(AssertUnwindSafe(|| job(task))) {
+                    lock(&self.panic).get_or_insert(payload);
+                }
             }
         }
     }
 
-    fn worker(&self) {
+    fn worker(&self, thread: usize) {
         let mut seen = 0;
         loop {
             seen = self.wait_past(seen);
@@ -108,7 +123,7 @@ impl Shared {
             if self.gate.join(seen) {
                 // SAFETY: inside the gate the job is set and alive: `run` waits for this worker to leave.
                 if let Some(job) = unsafe { (*self.job.get()).map(|job| &*job) } {
-                    self.work(job);
+                    self.work(thread, job);
                 }
                 self.gate.leave();
             }
@@ -158,7 +173,7 @@ impl Pool {
             gate: Gate(AtomicU64::new(0)),
             job: UnsafeCell::new(None),
             n_tasks: AtomicUsize::new(0),
-            next_task: AtomicUsize::new(0),
+            cursors: (0..n_threads.max(1)).map(|_| Cursor(AtomicUsize::new(0))).collect(),
             stop: AtomicBool::new(false),
             panic: Mutex::new(None),
             sleepers: Mutex::new(0),
@@ -168,7 +183,7 @@ impl Pool {
             .map_while(|i| {
                 let shared = Arc::clone(&shared);
                 let thread = std::thread::Builder::new().name(format!("rawrz-{i}"));
-                thread.spawn(move || shared.worker()).ok()
+                thread.spawn(move || shared.worker(i)).ok()
             })
             .collect();
         Pool { shared, running: Mutex::new(()), workers }
@@ -192,7 +207,9 @@ impl Pool {
         let _running = lock(&self.running);
         let shared = &*self.shared;
         shared.n_tasks.store(n_tasks, Ordering::Relaxed);
-        shared.next_task.store(0, Ordering::Relaxed);
+        for (thread, cursor) in shared.cursors.iter().enumerate() {
+            cursor.0.store(shared.share_start(thread, n_tasks), Ordering::Relaxed);
+        }
         // SAFETY: only the lifetime changes. The pointer is used by workers inside the gate, which this call
         // waits for below, so `job` outlives every use; nobody is inside now, so nobody reads the cell.
         unsafe {
@@ -200,7 +217,7 @@ impl Pool {
             *shared.job.get() = Some(erased);
         }
         shared.publish();
-        shared.work(job);
+        shared.work(0, job);
         shared.gate.close();
         if let Some(payload) = lock(&shared.panic).take() {
             resume_unwind(payload);
