@@ -26,9 +26,6 @@ pub enum Isa {
     /// aarch64 with the dot product extension.
     #[cfg(target_arch = "aarch64")]
     Neon,
-    /// The same with 8-bit matrix multiplication, for many rows.
-    #[cfg(target_arch = "aarch64")]
-    NeonI8mm,
 }
 
 impl Isa {
@@ -64,8 +61,6 @@ impl Isa {
             Isa::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => "neon",
-            #[cfg(target_arch = "aarch64")]
-            Isa::NeonI8mm => "i8mm",
         }
     }
 }
@@ -96,12 +91,8 @@ fn x86_64(found: &mut Vec<Isa>) {
 #[cfg(target_arch = "aarch64")]
 fn aarch64(found: &mut Vec<Isa>) {
     use std::arch::is_aarch64_feature_detected as has;
-    if !has!("dotprod") {
-        return;
-    }
-    found.push(Isa::Neon);
-    if has!("i8mm") {
-        found.push(Isa::NeonI8mm);
+    if has!("dotprod") {
+        found.push(Isa::Neon);
     }
 }
 

@@ -277,6 +277,8 @@ pub(crate) fn to_floats(ty: TensorType, blocks: &[u8], out: &mut [f32], ops: &Op
 mod tests {
     use super::super::Isa;
     use super::*;
+    use proptest::prelude::*;
+    use proptest::sample::select;
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     fn random_bytes(n: usize, mut state: u64) -> Vec<u8> {
@@ -331,6 +333,28 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+
+        /// Placement and company change speed, never a bit: any type, any batch width to 64, any number of threads to 4,
+        /// any instruction set, any size and tail.
+        #[test]
+        fn any_width_threads_and_instruction_set_give_the_same_bits(
+            ty in select(TensorType::ALL.to_vec()),
+            isa in select(Isa::available()),
+            k_blocks in 1usize..4,
+            n_rows in 1usize..80,
+            width in 1usize..=64,
+            threads in 1usize..=4,
+        ) {
+            let k = 256 * k_blocks;
+            // Integers and F64 are not types of weights that are multiplied; bit patterns of theirs may overflow f32.
+            prop_assume!(ty.block_len() > 1 || matches!(ty, TensorType::F32 | TensorType::F16 | TensorType::BF16));
+            let expected = run(ty, k, n_rows, 1, 1, Isa::Scalar);
+            prop_assert!(run(ty, k, n_rows, width, threads, isa) == expected);
         }
     }
 
