@@ -60,8 +60,6 @@ fn loop_of(isa: Isa, element: Element) -> Option<(Loop, u64)> {
         (_, Element::Float) => (aarch64::fmla, 16 * 4 * 2),
         #[cfg(target_arch = "aarch64")]
         (Isa::Neon, Element::Integer) => (aarch64::sdot, 16 * 16 * 2),
-        #[cfg(target_arch = "aarch64")]
-        (Isa::NeonI8mm, Element::Integer) => (aarch64::smmla, 16 * 32 * 2),
     })
 }
 
@@ -257,43 +255,6 @@ mod aarch64 {
                 "sdot v13.4s, v30.16b, v31.16b",
                 "sdot v14.4s, v30.16b, v31.16b",
                 "sdot v15.4s, v30.16b, v31.16b",
-                "subs {n}, {n}, #1",
-                "b.ne 2b",
-                n = inout(reg) n.max(1) => _,
-                out("v0") _, out("v1") _, out("v2") _, out("v3") _,
-                out("v4") _, out("v5") _, out("v6") _, out("v7") _,
-                out("v8") _, out("v9") _, out("v10") _, out("v11") _,
-                out("v12") _, out("v13") _, out("v14") _, out("v15") _,
-                out("v30") _, out("v31") _,
-                options(nomem, nostack)
-            );
-        }
-    }
-
-    #[target_feature(enable = "neon,i8mm")]
-    pub(super) fn smmla(n: u64) {
-        // SAFETY: registers alone are touched, all of them declared, and `n` is at least 1.
-        unsafe {
-            asm!(
-                "movi v30.16b, #0",
-                "movi v31.16b, #0",
-                "2:",
-                "smmla v0.4s, v30.16b, v31.16b",
-                "smmla v1.4s, v30.16b, v31.16b",
-                "smmla v2.4s, v30.16b, v31.16b",
-                "smmla v3.4s, v30.16b, v31.16b",
-                "smmla v4.4s, v30.16b, v31.16b",
-                "smmla v5.4s, v30.16b, v31.16b",
-                "smmla v6.4s, v30.16b, v31.16b",
-                "smmla v7.4s, v30.16b, v31.16b",
-                "smmla v8.4s, v30.16b, v31.16b",
-                "smmla v9.4s, v30.16b, v31.16b",
-                "smmla v10.4s, v30.16b, v31.16b",
-                "smmla v11.4s, v30.16b, v31.16b",
-                "smmla v12.4s, v30.16b, v31.16b",
-                "smmla v13.4s, v30.16b, v31.16b",
-                "smmla v14.4s, v30.16b, v31.16b",
-                "smmla v15.4s, v30.16b, v31.16b",
                 "subs {n}, {n}, #1",
                 "b.ne 2b",
                 n = inout(reg) n.max(1) => _,
