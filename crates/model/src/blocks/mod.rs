@@ -131,7 +131,7 @@ impl Pass<'_> {
 
     /// Makes `x`, `n_rows` rows, the input of the matmuls that follow.
     pub(crate) fn load(&mut self, x: &[f32], n_rows: usize) {
-        self.acts.load(x, n_rows);
+        self.acts.load(x, n_rows, self.pool);
     }
 
     /// `out = weight * input + bias`, `[row of the input][n_rows of the weight]`.

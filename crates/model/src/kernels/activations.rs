@@ -79,12 +79,13 @@ impl Activations {
     }
 
     /// Takes new rows: `x` holds `n_rows` rows of one length.
-    pub(crate) fn load(&mut self, x: &[f32], n_rows: usize) {
+    pub(crate) fn load(&mut self, x: &[f32], n_rows: usize, pool: &Pool) {
         assert!(n_rows > 0 && x.len().is_multiple_of(n_rows));
         self.row_len = x.len() / n_rows;
         self.n_rows = n_rows;
-        self.floats.clear();
-        self.floats.extend_from_slice(x);
+        self.floats.resize(x.len(), 0.0);
+        let len = self.row_len;
+        pool.for_each_chunk(&mut self.floats, len, &|i, row| row.copy_from_slice(&x[i * len..][..len]));
         self.has_32 = false;
         self.has_256 = false;
     }
@@ -168,14 +169,10 @@ impl Activations {
         }
     }
 
-    /// `N` rows from row `first` on, the last one in the place of those that are missing.
+    /// Scales and scaled sums of all rows in blocks of 32, `[row][k / 32]`, and the blocks of a row.
     #[inline]
-    pub(crate) fn rows_32<const N: usize>(&self, first: usize) -> [Row32<'_>; N] {
-        let mut rows = [self.row_32(first); N];
-        for (t, row) in rows.iter_mut().enumerate() {
-            *row = self.row_32((first + t).min(self.n_rows - 1));
-        }
-        rows
+    pub(crate) fn floats_32(&self) -> (&[f32], &[f32], usize) {
+        (&self.scales_32, &self.scaled_sums_32, self.row_len / BLOCK_32)
     }
 
     /// Row `row` in super-blocks of 256; `prepare` was called for them.

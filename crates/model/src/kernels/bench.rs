@@ -52,7 +52,7 @@ impl Product {
         let weights = blocks(ty, k / ty.block_len() * n_rows, &mut random);
         let x: Vec<f32> = (0..k * n_acts).map(|_| random.float()).collect();
         let mut acts = Activations::new(Precision::Quantized);
-        acts.load(&x, n_acts);
+        acts.load(&x, n_acts, &pool);
         acts.prepare(activation_kind(ty, &ops, Precision::Quantized), &ops, &pool);
         Product { ty, k, n_rows, weights, acts, out: vec![0.0; n_acts * n_rows], ops, pool }
     }

@@ -155,7 +155,12 @@ unsafe fn panels_of(
             // SAFETY: as the caller promises.
             let out = unsafe { out.slice(t, column, n_rows) };
             for (panel, out) in out.chunks_mut(PANEL_ROWS).enumerate() {
-                out.copy_from_slice(&scratch.results(panel, t, acts.n_rows())[..out.len()]);
+                let results = scratch.results(panel, t, acts.n_rows());
+                match <&mut [f32; PANEL_ROWS]>::try_from(&mut *out) {
+                    // Of a length that the compiler knows, so that it needs no call.
+                    Ok(out) => *out = *results,
+                    Err(_) => out.copy_from_slice(&results[..out.len()]),
+                }
             }
         }
     });
@@ -300,7 +305,7 @@ mod tests {
         for batch in x.chunks(k * width) {
             let m = batch.len() / k;
             let mut acts = Activations::default();
-            acts.load(batch, m);
+            acts.load(batch, m, &pool);
             acts.prepare(activation_kind(ty, &ops, Precision::Quantized), &ops, &pool);
             let mut out = vec![f32::NAN; m * (n_rows + 3)];
             let matrix = DisjointRows::new(&mut out, n_rows + 3);
@@ -362,7 +367,7 @@ mod tests {
     fn sizes_that_do_not_fit_are_refused() {
         let (ops, pool) = (Ops::new(Isa::Scalar), Pool::new(1));
         let mut acts = Activations::default();
-        acts.load(&[0.0; 64], 1);
+        acts.load(&[0.0; 64], 1, &pool);
         acts.prepare(ActivationKind::Block32, &ops, &pool);
         for (len, row_bytes) in [(34, 34), (68 + 1, 68), (102, 102)] {
             let weights = vec![0; len];

@@ -165,7 +165,7 @@ mod tests {
             .map(|i| if extreme { if i % 3 == 0 { -1.0 } else { 1.0 } } else { (i as f32 * 0.7).sin() })
             .collect();
         let mut acts = Activations::default();
-        acts.load(&x, WIDE);
+        acts.load(&x, WIDE, &Pool::new(1));
         acts.prepare(kind, &Ops::new(Isa::Scalar), &Pool::new(1));
         acts
     }

@@ -149,9 +149,14 @@ impl Multiply for Amx {
         out: &mut [[f32; PANEL_ROWS]],
     ) {
         let n = acts.n_rows();
+        let (scales, scaled_sums, n_blocks) = acts.floats_32();
         let mut sums = [NO_SUMS; 2];
         for first in (0..n).step_by(TOKENS) {
-            let rows = acts.rows_32::<TOKENS>(first);
+            // Where the floats of each row begin; the last row stands in for those that are missing.
+            let mut starts = [0; TOKENS];
+            for (t, start) in starts.iter_mut().enumerate() {
+                *start = (first + t).min(n - 1) * n_blocks;
+            }
             for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
                 let mut acc = [_mm512_setzero_ps(); TOKENS];
                 for t in 0..TOKENS {
@@ -165,7 +170,7 @@ impl Multiply for Amx {
                     // SAFETY: rows are padded to whole tiles; a unit of weights is 512 bytes.
                     unsafe { multiply_small(weights, acts.padded_quants_32(first, b), acts.row_len(), sums) };
                     for t in 0..TOKENS {
-                        let row = (rows[t].scales[b], rows[t].scaled_sums[b]);
+                        let row = (scales[starts[t] + b], scaled_sums[starts[t] + b]);
                         // SAFETY: rows of sums are 64 bytes.
                         let sum = unsafe { vector(&sums.0[t]) };
                         acc[t] = add_small::<F>(panel, unit, sum, row, acc[t]);

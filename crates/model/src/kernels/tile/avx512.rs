@@ -413,7 +413,11 @@ impl<D: Dp> Multiply for Rows512<D> {
     ) {
         let n = acts.n_rows();
         for first in (0..n).step_by(WIDE) {
-            let rows = acts.rows_32::<WIDE>(first);
+            let mut rows = [acts.row_32(first); WIDE];
+            for (t, row) in rows.iter_mut().enumerate() {
+                // The last row stands in for those that are missing.
+                *row = acts.row_32((first + t).min(n - 1));
+            }
             for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
                 let mut acc = [_mm512_setzero_ps(); WIDE];
                 for t in 0..WIDE {
