@@ -187,6 +187,15 @@ pub(super) unsafe fn nibbles_512(a: *const u8, b: *const u8) -> __m512i {
     }
 }
 
+/// The entry of `table` that each byte of `indices` (below 16) stands for.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) fn looked_up(table: &[u8; 16], indices: __m512i) -> __m512i {
+    // SAFETY: the table is 16 bytes.
+    let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(table.as_ptr().cast()) });
+    _mm512_shuffle_epi8(table, indices)
+}
+
 /// `quants` with a fifth bit from the 32 bits at `a` and at `b`.
 ///
 /// # Safety

@@ -279,8 +279,8 @@ mod tests {
             for element in [Element::Integer, Element::Float] {
                 let peak = peak_ops_per_s(isa, element);
                 assert_eq!(peak.is_none(), isa == Isa::Scalar, "{isa} {element:?}");
-                // One operation a nanosecond is far below, a million far above any core.
-                assert!(peak.is_none_or(|ops| (1e9..1e15).contains(&ops)), "{isa} {element:?}: {peak:?}");
+                // Ten nanoseconds an operation are slow for an emulator; a million in one are far above any core.
+                assert!(peak.is_none_or(|ops| (1e8..1e15).contains(&ops)), "{isa} {element:?}: {peak:?}");
             }
         }
     }

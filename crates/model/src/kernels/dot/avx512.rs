@@ -9,7 +9,7 @@
 // One index counts through several arrays in step here.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Dot, TILE_ROWS, TileOut, TileRows, WIDE};
+use super::{Dot, TILE_ROWS, TileOut, TileRows, WIDE, avx2};
 use crate::kernels::activations::{Row32, Row256};
 use crate::kernels::avx512::*;
 use crate::kernels::format::*;
@@ -603,20 +603,30 @@ macro_rules! compiled {
                 }
             }
 
-            struct Kernel;
+            fn small<F: Format32>() -> Option<Dot> {
+                Some(Dot::Block32(dot_32::<F, 1>, dot_32::<F, WIDE>))
+            }
 
-            impl FormatVisitor for Kernel {
-                type Out = Dot;
-                fn small<F: Format32>(self) -> Dot {
-                    Dot::Block32(dot_32::<F, 1>, dot_32::<F, WIDE>)
-                }
-                fn large<F: Format256>(self) -> Dot {
-                    Dot::Block256(dot_256::<F, 1>, dot_256::<F, WIDE>)
-                }
+            fn large<F: Format256>() -> Option<Dot> {
+                Some(Dot::Block256(dot_256::<F, 1>, dot_256::<F, WIDE>))
             }
 
             pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
-                visit(ty, Kernel)
+                match ty {
+                    TensorType::Q4_0 => small::<Q4_0>(),
+                    TensorType::Q4_1 => small::<Q4_1>(),
+                    TensorType::Q5_0 => small::<Q5_0>(),
+                    TensorType::Q5_1 => small::<Q5_1>(),
+                    TensorType::Q8_0 => small::<Q8_0>(),
+                    TensorType::IQ4NL => small::<IQ4NL>(),
+                    TensorType::MXFP4 => small::<MXFP4>(),
+                    TensorType::Q4K => large::<Q4K>(),
+                    TensorType::Q5K => large::<Q5K>(),
+                    TensorType::Q6K => large::<Q6K>(),
+                    TensorType::Q8K => large::<Q8K>(),
+                    // Unpacked by hand there, which is faster than the portable form is here.
+                    _ => avx2::dot_of(ty),
+                }
             }
         }
     };

@@ -7,7 +7,9 @@ use rawrz_gguf::TensorType;
 use rawrz_gguf::quant::tables::{FP4_VALUES, IQ4_VALUES};
 use rawrz_gguf::quant::{e8m0_half, ue4m3_half};
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{__m512, __m512i, _mm512_set1_epi8, _mm512_xor_si512};
+use std::arch::x86_64::{
+    __m512, __m512i, _mm512_loadu_ps, _mm512_set1_epi8, _mm512_setzero_ps, _mm512_xor_si512,
+};
 
 /// Block `index` of a row of blocks of `N` bytes.
 #[inline(always)]
@@ -231,6 +233,23 @@ impl Format32 for IQ4NL {
         let quants = nibbles(&block[2..]).map(|q| IQ4_QUANTS[usize::from(q)]);
         Small { quants, scale: f16_at(block, 0), minimum: 0.0 }
     }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let (a, b) = (row.add(18 * units[0] + 2), row.add(18 * units[1] + 2));
+            avx512::looked_up(&IQ4_QUANTS, avx512::nibbles_512(a, b))
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
+        // SAFETY: as the caller promises.
+        unsafe { avx512::scales_512(rows, units, 18) }
+    }
 }
 
 pub(in super::super) struct MXFP4;
@@ -244,6 +263,30 @@ impl Format32 for MXFP4 {
         let block = block_of::<17>(row, unit);
         let quants = nibbles(&block[1..]).map(|q| FP4_QUANTS[usize::from(q)]);
         Small { quants, scale: e8m0_half(block[0]), minimum: 0.0 }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn pair_512(row: *const u8, units: [usize; 2]) -> __m512i {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let (a, b) = (row.add(17 * units[0] + 1), row.add(17 * units[1] + 1));
+            avx512::looked_up(&FP4_QUANTS, avx512::nibbles_512(a, b))
+        }
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
+        let mut scales = [0.0; 16];
+        for (half, unit) in units.into_iter().enumerate() {
+            for (r, row) in rows.iter().enumerate() {
+                // SAFETY: as the caller promises.
+                scales[8 * half + r] = e8m0_half(unsafe { *row.add(17 * unit) });
+            }
+        }
+        // SAFETY: 16 floats.
+        unsafe { [_mm512_loadu_ps(scales.as_ptr()), _mm512_setzero_ps()] }
     }
 }
 
