@@ -174,9 +174,13 @@ fn generation_ends_for_each_reason() {
 
 #[test]
 fn a_budget_is_checked_before_and_holds_for_all_sessions() {
-    let floor = open().ledger().total_bytes();
     let with =
         |memory_bytes| Engine::open(&tiny(), &OpenOptions { memory_bytes: Some(memory_bytes), ..options() });
+    // Batches get shorter before a budget is refused.
+    let roomy = open().ledger().total_bytes();
+    assert!(with(roomy - 1).unwrap().ledger().total_bytes() < roomy);
+    let Err(OpenError::Budget(refusal)) = with(1) else { panic!("a budget of one byte is refused") };
+    let floor = refusal.ledger.total_bytes();
     let error = with(floor - 1).err().unwrap();
     assert!(matches!(error, OpenError::Budget(_)));
     let text = error.to_string();

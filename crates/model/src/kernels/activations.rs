@@ -11,7 +11,7 @@ const PADDING: usize = 16;
 /// How a weight type wants its input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ActivationKind {
-    /// f32, as it is: float weights, and types that have only a decoder.
+    /// f32, as it is: weights that are no blocks.
     Float,
     /// i8 in blocks of 32.
     Block32,

@@ -222,7 +222,7 @@ thread_local! {
     static DECODED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The path of float weights, and of types that have only a decoder: each row is decoded once for all
+/// The path of weights that are no blocks, and of all weights at float precision: each row is decoded once for all
 /// activations.
 ///
 /// # Safety

@@ -14,7 +14,8 @@
 //! followed by a fixed pairwise tree. Integer sums may be formed in any order, so each instruction set is free
 //! inside a block, and one-row and many-row paths, any number of threads and every instruction set agree to
 //! the bit. `float.rs` and `attention/` hold float code once, over the sixteen floats of `vector.rs`, compiled once
-//! for each instruction set; `dot/` holds the integer dots, `dot/scalar.rs` being the oracle of the others.
+//! for each instruction set; `format/` says what the bytes of each block type mean, `dot/` holds the integer dots of up to
+//! four rows of activations, `dot/scalar.rs` being the oracle of all others, and `tile/` the products of many rows.
 
 mod activations;
 mod attention;
