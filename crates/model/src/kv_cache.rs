@@ -12,7 +12,7 @@ const ALIGNMENT: usize = 64;
 /// The cache of one timeline.
 ///
 /// Layout, so that attention of one head reads memory in order: `[layer][kv_head][block]`, where a block holds
-/// keys and values of [`ATTENTION_BLOCK`] positions (see [`KvLayout`]). Pages are taken from the system as blocks
+/// keys and values of `ATTENTION_BLOCK` positions (see `KvLayout`). Pages are taken from the system as blocks
 /// are filled.
 #[derive(Debug)]
 pub struct KvCache {
