@@ -463,12 +463,12 @@ mod body {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::kernels::attention::BLOCK;
 
     /// Deterministic values in [-range, range).
-    fn values(n: usize, seed: u64, range: f32) -> Vec<f32> {
+    pub(in crate::kernels) fn values(n: usize, seed: u64, range: f32) -> Vec<f32> {
         let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         (0..n)
             .map(|_| {

@@ -1,18 +1,8 @@
 use super::*;
 use crate::kernels::Isa;
+use crate::kernels::float::tests::values;
 use rawrz_gguf::TensorType;
 use rawrz_gguf::quant::{decode_row, encode_row};
-
-/// Deterministic values in [-range, range).
-fn values(n: usize, seed: u64, range: f32) -> Vec<f32> {
-    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    (0..n)
-        .map(|_| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            ((state >> 40) as f32 / (1u32 << 23) as f32 - 1.0) * range
-        })
-        .collect()
-}
 
 /// A timeline of `n` positions: queries of all, keys and values.
 struct Timeline {

@@ -33,11 +33,11 @@ fn next_tile(rows: &TileRows) -> usize {
     (rows[1] as usize).wrapping_sub(rows[0] as usize).wrapping_mul(TILE_ROWS)
 }
 
-/// Asks for `LINES` cache lines from `p` on; any address will do, a prefetch never faults.
+/// Asks for the cache lines of `len_bytes` bytes from `p` on; any address will do, a prefetch never faults.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-fn prefetch<const LINES: usize>(p: *const u8) {
-    for line in 0..LINES {
+fn prefetch(p: *const u8, len_bytes: usize) {
+    for line in 0..len_bytes.div_ceil(64) {
         _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(64 * line).cast());
     }
 }
@@ -140,9 +140,7 @@ unsafe fn pairs_32<F: Format32, D: Dp, const N: usize, const PAIRS: usize, const
             }
         }
         for (r, row) in rows.iter().enumerate() {
-            for line in 0..(PAIRS * pair_bytes).div_ceil(64) {
-                _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(ahead + 64 * line).cast());
-            }
+            prefetch(row.wrapping_add(ahead), PAIRS * pair_bytes);
             for pair in 0..PAIRS {
                 let weights = F::pair_512(*row, units_of::<BOTH>(first + 2 * pair));
                 for t in 0..N {
@@ -240,7 +238,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
             let (mut scales, mut minimum_scales) = ([0.0f32; TILE_ROWS], [0.0f32; TILE_ROWS]);
             for r in 0..TILE_ROWS {
                 let row = rows[r].add(b * bytes);
-                prefetch::<2>(row.wrapping_add(ahead));
+                prefetch(row.wrapping_add(ahead), 128);
                 let quants = F::quarters_512(row, &mut block);
                 (scales[r], minimum_scales[r]) = (block.scale, block.minimum_scale);
                 let of_16 = _mm256_loadu_si256(block.scales.as_ptr().cast());
@@ -356,10 +354,7 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
             }
             for (r, row) in rows.iter().enumerate() {
                 let row = row.add(first * bytes);
-                let start = row.wrapping_add(ahead);
-                for line in 0..(n * bytes).div_ceil(64) {
-                    _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line).cast());
-                }
+                prefetch(row.wrapping_add(ahead), n * bytes);
                 // d, dmin and 12 bytes of scales of each block; the last block stands in for those that are missing.
                 let head = |j: usize| row.add(bytes * if j < n { j } else { n - 1 }).cast();
                 let mut packed = _mm512_castsi128_si512(_mm_loadu_si128(head(0)));
@@ -524,10 +519,7 @@ unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N]
             let n = (n_blocks - first).min(BLOCKS);
             for (r, row) in rows.iter().enumerate() {
                 let row = row.add(first * BYTES);
-                let start = row.wrapping_add(ahead);
-                for line in 0..(n * BYTES).div_ceil(64) {
-                    _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(64 * line).cast());
-                }
+                prefetch(row.wrapping_add(ahead), n * BYTES);
                 for j in 0..n {
                     let p = row.add(j * BYTES);
                     let weights = six_bits_512(p);
