@@ -27,6 +27,8 @@ pub struct Model {
     arch: Arch,
     config: Config,
     plan: PassPlan,
+    /// Reads of all layers, before those of the head.
+    n_layer_reads: usize,
 }
 
 /// What passes run on: threads, and scratch that is kept from one pass to the next.
@@ -35,6 +37,7 @@ pub struct Runner {
     pool: Pool,
     acts: Activations,
     vector: Vec<f32>,
+    table_rows: Vec<u8>,
     attention: AttentionScratch,
     buffers: Buffers,
     batch_len: usize,
@@ -50,6 +53,7 @@ impl Runner {
             pool: Pool::new(n_threads),
             acts: Activations::new(precision),
             vector: Vec::new(),
+            table_rows: Vec::new(),
             attention: AttentionScratch::default(),
             buffers: Buffers::default(),
         }
@@ -92,7 +96,9 @@ impl Model {
                 Arch::Llama(Llama::bind(&mut binder, &config, &keys, source, &ops)?)
             }
         };
-        Ok(Model { arch, plan: binder.finish()?, config })
+        let plan = binder.finish()?;
+        let n_layer_reads = plan.reads.partition_point(|read| (read.stage as usize) < config.n_layers);
+        Ok(Model { arch, plan, n_layer_reads, config })
     }
 
     /// The hyperparameters.
@@ -136,8 +142,9 @@ impl Model {
         let input = c.dim.max(c.ffn_dim).max(c.attention_len());
         let floats =
             2 * c.dim + c.query_len() + c.key_len() + c.value_len() + c.attention_len() + 2 * c.ffn_dim;
-        // A rotation table for each of two bases, and the buffer of norms in place.
-        let floats = floats + 2 * c.rope_dim + c.query_len();
+        // A rotation table for each of two bases, the buffer of norms in place, and a row of the embedding table, of f32
+        // at most.
+        let floats = floats + 2 * c.rope_dim + c.query_len() + c.dim;
         floats as u64 * 4 + Activations::bytes(input, 1)
     }
 
@@ -192,9 +199,14 @@ impl Model {
         first_output: usize,
         on_logits: &mut dyn FnMut(usize, &[f32]),
     ) -> Result<(), PassError> {
-        source.begin_pass(&self.plan)?;
-        let Runner { ops, pool, acts, vector, attention, buffers, .. } = runner;
-        let pass = &mut Pass { source, ops: *ops, pool, acts, vector, attention, cache, tokens };
+        // Without logits the head, the last stage, is not read.
+        let reads = match first_output < tokens.len() {
+            true => &self.plan.reads[..],
+            false => &self.plan.reads[..self.n_layer_reads],
+        };
+        source.begin_pass(reads)?;
+        let Runner { ops, pool, acts, vector, table_rows, attention, buffers, .. } = runner;
+        let pass = &mut Pass { source, ops: *ops, pool, acts, vector, table_rows, attention, cache, tokens };
         let config = &self.config;
         let result = match &self.arch {
             Arch::Llama(model) => model.forward(pass, config, buffers, first_output, on_logits),

@@ -3,7 +3,7 @@
 use crate::error::PassError;
 use crate::kernels::{Isa, ReadAll};
 use crate::model::{Model, Runner};
-use rawrz_residency::{Extent, Source};
+use rawrz_residency::{Extent, Planned, Source};
 use std::time::{Duration, Instant};
 
 /// Tasks that each thread gets of one lease, so that a slow core can leave some to the others.
@@ -13,14 +13,11 @@ const TASKS_PER_THREAD: usize = 6;
 /// that no thread waits long for the last one.
 const TASK_BYTES: (usize, usize) = (16 << 10, 256 << 10);
 
-/// Rows have no meaning here; leases are cut at multiples of this where the source cuts at all.
-const UNIT_BYTES: u64 = 1;
-
 impl Model {
     /// Reads what one pass reads, in its order, on all threads of `runner`, and gives the bytes and the shortest
     /// time. The ways of reading that may be fastest are all tried, since a bound is what can be had.
     pub fn sweep(&self, runner: &Runner, source: &dyn Source) -> Result<(u64, Duration), PassError> {
-        let bytes = self.plan().extents.iter().map(|extent| extent.len).sum();
+        let bytes = self.plan().read_bytes();
         let mut best = Duration::MAX;
         // The machine's bound, also for passes that are made to run with lesser instructions.
         for read in ReadAll::ways(Isa::detect()) {
@@ -32,12 +29,12 @@ impl Model {
     }
 
     fn sweep_once(&self, runner: &Runner, source: &dyn Source, read: ReadAll) -> Result<(), PassError> {
-        source.begin_pass(self.plan())?;
-        let result = self.plan().extents.iter().try_for_each(|extent| {
+        source.begin_pass(&self.plan().reads)?;
+        let result = self.plan().reads.iter().try_for_each(|Planned { extent, unit, .. }| {
             let mut done = 0;
             while done < extent.len {
                 let rest = extent.slice(done, extent.len - done);
-                let len = source.lease_len(rest, UNIT_BYTES);
+                let len = source.lease_len(rest, *unit);
                 let lease = source.lease(Extent { len, ..rest })?;
                 let bytes = &*lease;
                 let share = bytes.len() / (runner.n_threads() * TASKS_PER_THREAD);

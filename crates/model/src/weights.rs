@@ -2,7 +2,7 @@
 
 use crate::error::BindError;
 use rawrz_gguf::{ShardSet, TensorInfo, TensorType};
-use rawrz_residency::{Extent, PassPlan};
+use rawrz_residency::{Extent, PassPlan, Planned};
 use std::collections::HashSet;
 
 /// A matrix of weights: `n_rows` rows of `row_len`, as blocks in a file.
@@ -39,11 +39,24 @@ pub(crate) struct Binder<'a> {
     architecture: &'static str,
     bound: HashSet<String>,
     plan: PassPlan,
+    /// The stage of the pass that is bound now: a layer, or the head after the last.
+    stage: u32,
 }
 
 impl<'a> Binder<'a> {
     pub(crate) fn new(shards: &'a ShardSet, architecture: &'static str) -> Binder<'a> {
-        Binder { shards, architecture, bound: HashSet::new(), plan: PassPlan::default() }
+        Binder { shards, architecture, bound: HashSet::new(), plan: PassPlan::default(), stage: 0 }
+    }
+
+    /// What is bound from now on belongs to layer `layer`, or to the head when that is the number of layers.
+    pub(crate) fn begin_stage(&mut self, layer: usize) {
+        self.stage = layer as u32;
+    }
+
+    /// Every pass reads `matrix` whole.
+    fn plan(&mut self, matrix: &Matrix) {
+        let (extent, unit, stage) = (matrix.extent, matrix.row_bytes, self.stage);
+        self.plan.reads.push(Planned { extent, unit, stage });
     }
 
     /// Binds `name` when it is there, checking its shape: `[row_len, n_rows]`, or `[row_len]` for a vector.
@@ -72,20 +85,20 @@ impl<'a> Binder<'a> {
     /// A matrix that every pass reads whole.
     pub(crate) fn matrix(&mut self, name: &str, row_len: usize, n_rows: usize) -> Result<Matrix, BindError> {
         let matrix = self.required(name, &[row_len, n_rows])?;
-        self.plan.extents.push(matrix.extent);
+        self.plan(&matrix);
         Ok(matrix)
     }
 
     /// A vector that every pass reads.
     pub(crate) fn vector(&mut self, name: &str, len: usize) -> Result<Vector, BindError> {
         let vector = self.required(name, &[len])?;
-        self.plan.extents.push(vector.extent);
+        self.plan(&vector);
         Ok(Vector(vector))
     }
 
     fn optional_vector(&mut self, name: &str, len: usize) -> Result<Option<Vector>, BindError> {
         let vector = self.find(name, &[len])?;
-        self.plan.extents.extend(vector.iter().map(|v| v.extent));
+        vector.iter().for_each(|v| self.plan(v));
         Ok(vector.map(Vector))
     }
 
@@ -115,7 +128,7 @@ impl<'a> Binder<'a> {
         if self.shards.tensor("output.weight").is_some() {
             return self.linear("output", tied.row_len, tied.n_rows, may_have_bias);
         }
-        self.plan.extents.push(tied.extent);
+        self.plan(tied);
         Ok(Linear { weight: tied.clone(), bias: None })
     }
 

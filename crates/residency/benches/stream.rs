@@ -2,7 +2,7 @@
 #![allow(missing_docs)]
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use rawrz_residency::{Extent, MappedSource, PartedFile, PassPlan, Source};
+use rawrz_residency::{Extent, MappedSource, PartedFile, Source};
 use std::hint::black_box;
 use std::io::Write;
 
@@ -35,7 +35,7 @@ fn stream(c: &mut Criterion) {
     });
     group.bench_function("copy from leases", |b| {
         b.iter_batched(
-            || source.begin_pass(&PassPlan::default()).unwrap(),
+            || source.begin_pass(&[]).unwrap(),
             |()| {
                 for i in 0..FILE_BYTES / CHUNK_BYTES {
                     let offset = (i * CHUNK_BYTES) as u64;

@@ -2,7 +2,7 @@
 
 use crate::extent::Extent;
 use crate::lease::Lease;
-use crate::source::{PassPlan, ReadError, Source};
+use crate::source::{Arrived, Planned, ReadError, Source};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -68,6 +68,25 @@ impl<S: Source> FaultySource<S> {
         slot.take()
     }
 
+    /// The error of a lease on `extent` when a fault strikes it, or what its release is to say.
+    fn refusal(&self, extent: Extent) -> Result<Option<ReadError>, ReadError> {
+        match self.strikes() {
+            Some(Fault::ReadError { .. }) => Err(ReadError::Io {
+                path: injected(),
+                offset: extent.offset,
+                source: io::Error::other("input/output error"),
+            }),
+            Some(Fault::ShortRead { .. }) => Err(ReadError::Short {
+                path: injected(),
+                offset: extent.offset,
+                wanted: extent.len,
+                got: extent.len / 2,
+            }),
+            Some(Fault::WhileHeld { .. }) => Ok(Some(ReadError::Faulted { path: injected() })),
+            _ => Ok(None),
+        }
+    }
+
     fn strikes_at(&self, moment: Fault) -> Result<(), ReadError> {
         let mut slot = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
         if *slot == Some(moment) {
@@ -83,33 +102,47 @@ fn injected() -> PathBuf {
 }
 
 impl<S: Source> Source for FaultySource<S> {
-    fn begin_pass(&self, plan: &PassPlan) -> Result<(), ReadError> {
+    fn begin_pass(&self, reads: &[Planned]) -> Result<(), ReadError> {
         self.strikes_at(Fault::AtBegin)?;
-        self.inner.begin_pass(plan)
+        self.inner.begin_pass(reads)
     }
 
     fn lease_len(&self, extent: Extent, unit: u64) -> u64 {
         self.inner.lease_len(extent, unit)
     }
 
+    fn max_held_bytes(&self) -> u64 {
+        self.inner.max_held_bytes()
+    }
+
     fn lease(&self, extent: Extent) -> Result<Lease<'_>, ReadError> {
-        match self.strikes() {
-            Some(Fault::ReadError { .. }) => Err(ReadError::Io {
-                path: injected(),
-                offset: extent.offset,
-                source: io::Error::other("input/output error"),
-            }),
-            Some(Fault::ShortRead { .. }) => Err(ReadError::Short {
-                path: injected(),
-                offset: extent.offset,
-                wanted: extent.len,
-                got: extent.len / 2,
-            }),
-            Some(Fault::WhileHeld { .. }) => {
-                Ok(self.inner.lease(extent)?.poisoned(ReadError::Faulted { path: injected() }))
-            }
-            _ => self.inner.lease(extent),
+        match self.refusal(extent)? {
+            Some(poison) => Ok(self.inner.lease(extent)?.poisoned(poison)),
+            None => self.inner.lease(extent),
         }
+    }
+
+    fn copy(&self, extents: &[Extent], out: &mut Vec<u8>) -> Result<(), ReadError> {
+        for extent in extents {
+            if let Some(poison) = self.refusal(*extent)? {
+                return Err(poison);
+            }
+        }
+        self.inner.copy(extents, out)
+    }
+
+    fn request(&self, wanted: &[&[Extent]]) -> Result<usize, ReadError> {
+        self.inner.request(wanted)
+    }
+
+    fn take_any(&self, wanted: &[&[Extent]]) -> Result<Arrived<'_>, ReadError> {
+        let poison = self.refusal(wanted[0][0])?;
+        let mut arrived = self.inner.take_any(wanted)?;
+        if let Some(poison) = poison {
+            let first = arrived.leases.remove(0).poisoned(poison);
+            arrived.leases.insert(0, first);
+        }
+        Ok(arrived)
     }
 
     fn end_pass(&self) -> Result<(), ReadError> {
@@ -132,7 +165,7 @@ mod tests {
         let source = FaultySource::new(mapped);
         let extent = Extent { file: 0, offset: 0, len: 64 };
         let pass = |source: &FaultySource<MappedSource>| -> Result<(), ReadError> {
-            source.begin_pass(&PassPlan::default())?;
+            source.begin_pass(&[])?;
             for _ in 0..3 {
                 source.lease(extent)?.release()?;
             }

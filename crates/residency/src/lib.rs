@@ -34,4 +34,4 @@ pub use faulty::{Fault, FaultySource};
 pub use file::{FileIdentity, OpenError, PartedFile};
 pub use lease::{Health, Lease};
 pub use mapped::{MappedBytes, MappedSource};
-pub use source::{PassPlan, ReadError, Source};
+pub use source::{Arrived, Choice, PassPlan, Planned, ReadError, Source};

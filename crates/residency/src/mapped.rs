@@ -4,7 +4,7 @@ use crate::extent::Extent;
 use crate::file::{OpenError, Part, PartedFile};
 use crate::lease::{Health, Lease};
 use crate::os;
-use crate::source::{PassPlan, ReadError, Source};
+use crate::source::{Planned, ReadError, Source};
 use memmap2::Mmap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -224,13 +224,14 @@ fn join(parts: &[Arc<MappedPart>], extent: Extent) -> Box<[u8]> {
 }
 
 impl Source for MappedSource {
-    fn begin_pass(&self, plan: &PassPlan) -> Result<(), ReadError> {
+    fn begin_pass(&self, reads: &[Planned]) -> Result<(), ReadError> {
         for parts in &self.files {
             parts.iter().try_for_each(|part| part.check_unchanged())?;
         }
         let mut state = self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.finished {
-            *state = ReadAhead { extents: plan.extents.clone(), ..ReadAhead::default() };
+            *state =
+                ReadAhead { extents: reads.iter().map(|read| read.extent).collect(), ..ReadAhead::default() };
         }
         Ok(())
     }
@@ -239,6 +240,10 @@ impl Source for MappedSource {
         let Ok(parts) = self.parts(extent) else { return extent.len };
         let in_first_part = pieces(parts, extent).next().map_or(0, |(_, range)| range.len() as u64);
         (in_first_part / unit * unit).max(unit)
+    }
+
+    fn max_held_bytes(&self) -> u64 {
+        u64::MAX
     }
 
     fn lease(&self, extent: Extent) -> Result<Lease<'_>, ReadError> {
@@ -335,10 +340,11 @@ mod tests {
     fn a_pass_advises_its_plan_once() {
         let dir = tempfile::tempdir().unwrap();
         let (source, _) = source(dir.path(), &[&[7; 4096]]);
-        let plan = PassPlan { extents: (0..4).map(|i| extent(i * 1024, 1024)).collect() };
+        let plan: Vec<_> =
+            (0..4).map(|i| Planned { extent: extent(i * 1024, 1024), unit: 1024, stage: 0 }).collect();
         source.begin_pass(&plan).unwrap();
-        for e in &plan.extents {
-            source.lease(*e).unwrap().release().unwrap();
+        for read in &plan {
+            source.lease(read.extent).unwrap().release().unwrap();
         }
         source.end_pass().unwrap();
         assert!(source.read_ahead.lock().unwrap().finished);
@@ -349,11 +355,11 @@ mod tests {
     fn a_file_written_to_is_refused_by_the_next_pass() {
         let dir = tempfile::tempdir().unwrap();
         let (source, paths) = source(dir.path(), &[b"0123456789"]);
-        source.begin_pass(&PassPlan::default()).unwrap();
+        source.begin_pass(&[]).unwrap();
         source.end_pass().unwrap();
         std::thread::sleep(std::time::Duration::from_millis(20));
         std::fs::write(&paths[0], b"abcdefghij").unwrap();
-        let error = source.begin_pass(&PassPlan::default()).unwrap_err();
+        let error = source.begin_pass(&[]).unwrap_err();
         assert!(matches!(error, ReadError::Changed { .. }), "{error}");
         assert!(source.lease(extent(0, 1)).is_err(), "a changed file stays refused");
     }
@@ -364,7 +370,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let len = 1 << 20;
         let (source, paths) = source(dir.path(), &[&vec![5u8; len]]);
-        source.begin_pass(&PassPlan::default()).unwrap();
+        source.begin_pass(&[]).unwrap();
         let lease = source.lease(extent(0, len as u64)).unwrap();
         assert_eq!(lease[0], 5);
         std::fs::OpenOptions::new().write(true).open(&paths[0]).unwrap().set_len(4096).unwrap();
@@ -374,7 +380,7 @@ mod tests {
         let error = lease.release().unwrap_err();
         assert!(matches!(error, ReadError::Faulted { .. }), "{error}");
         assert!(source.end_pass().is_err());
-        assert!(source.begin_pass(&PassPlan::default()).is_err());
+        assert!(source.begin_pass(&[]).is_err());
     }
 
     #[cfg(unix)]
@@ -382,7 +388,7 @@ mod tests {
     fn truncation_within_the_last_page_is_found_at_the_end_of_the_pass() {
         let dir = tempfile::tempdir().unwrap();
         let (source, paths) = source(dir.path(), &[&[5u8; 4000]]);
-        source.begin_pass(&PassPlan::default()).unwrap();
+        source.begin_pass(&[]).unwrap();
         let lease = source.lease(extent(0, 4000)).unwrap();
         std::fs::OpenOptions::new().write(true).open(&paths[0]).unwrap().set_len(100).unwrap();
         drop(lease);

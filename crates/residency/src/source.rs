@@ -57,13 +57,76 @@ pub enum ReadError {
     },
 }
 
-/// The ranges a forward pass reads, in the order in which it reads them.
+/// A range that every pass reads whole, in rows that must not be torn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// Where it lies.
+    pub extent: Extent,
+    /// Bytes of a row; divides `extent.len` and is not 0.
+    pub unit: u64,
+    /// The stage of the pass that reads it (a layer), counted from 0; never falls from one range to the next.
+    pub stage: u32,
+}
+
+/// A choice that a pass makes as it goes: some of these alternatives are read (the experts of a layer), which
+/// ones is known only then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// The stage that makes it.
+    pub stage: u32,
+    /// The ranges of each alternative, read together.
+    pub alternatives: Vec<Vec<Extent>>,
+    /// How many alternatives one token takes.
+    pub n_picked: usize,
+}
+
+impl Choice {
+    /// Bytes of the largest alternative.
+    pub fn alternative_bytes(&self) -> u64 {
+        self.alternatives.iter().map(|a| a.iter().map(|e| e.len).sum()).max().unwrap_or(0)
+    }
+}
+
+/// What a forward pass reads, in the order in which it reads it.
 ///
 /// Rows of the embedding table are not in it: which ones are read depends on the tokens.
 #[derive(Clone, Debug, Default)]
 pub struct PassPlan {
-    /// In reading order.
-    pub extents: Vec<Extent>,
+    /// What every pass reads, in reading order.
+    pub reads: Vec<Planned>,
+    /// What passes choose from, in the order of stages.
+    pub choices: Vec<Choice>,
+}
+
+impl PassPlan {
+    /// Bytes of weights that a pass of one token touches: all reads, and what is picked of each choice.
+    pub fn bytes_per_token(&self) -> u64 {
+        self.read_bytes() + self.picked_bytes()
+    }
+
+    /// Bytes of all reads.
+    pub fn read_bytes(&self) -> u64 {
+        self.reads.iter().map(|read| read.extent.len).sum()
+    }
+
+    /// Bytes that one token picks of all choices.
+    pub fn picked_bytes(&self) -> u64 {
+        self.choices.iter().map(|c| c.alternative_bytes() * c.n_picked as u64).sum()
+    }
+
+    /// How many stages there are.
+    pub fn n_stages(&self) -> u32 {
+        self.reads.last().map_or(0, |read| read.stage + 1)
+    }
+}
+
+/// One alternative of a [`Choice`] in memory: which of those asked for, and its ranges in their order.
+#[derive(Debug)]
+pub struct Arrived<'a> {
+    /// Index into what was asked for.
+    pub index: usize,
+    /// One for each range.
+    pub leases: Vec<Lease<'a>>,
 }
 
 /// Hands out leases on byte ranges of a fixed list of files.
@@ -71,31 +134,77 @@ pub struct PassPlan {
 /// One pass at a time: callers bracket the leases of a pass with [`Source::begin_pass`] and
 /// [`Source::end_pass`] and use what they computed only if both succeeded. Leases may be read from many threads.
 pub trait Source: Send + Sync {
-    /// Starts a pass over `plan`; fails when a file is not the one that was opened.
-    fn begin_pass(&self, plan: &PassPlan) -> Result<(), ReadError>;
+    /// Starts a pass over `reads`, the plan's or the first of them; fails when a file is not the one that was
+    /// opened.
+    fn begin_pass(&self, reads: &[Planned]) -> Result<(), ReadError>;
 
     /// How many bytes from the start of `extent` one lease can cover, a multiple of `unit` (a row) and at
     /// least one unit. `unit` divides `extent.len` and is not 0.
     fn lease_len(&self, extent: Extent, unit: u64) -> u64;
 
-    /// The bytes of `extent`.
+    /// The most bytes of planned ranges that may be held at the same time, beside one lease of any length.
+    fn max_held_bytes(&self) -> u64;
+
+    /// The bytes of `extent`, of a length that [`Source::lease_len`] gave, in the order of the plan.
     fn lease(&self, extent: Extent) -> Result<Lease<'_>, ReadError>;
+
+    /// Copies ranges outside the plan, of the same length each, one after the other into `out`.
+    fn copy(&self, extents: &[Extent], out: &mut Vec<u8>) -> Result<(), ReadError> {
+        out.clear();
+        for extent in extents {
+            let lease = self.lease(*extent)?;
+            out.extend_from_slice(&lease);
+            lease.release()?;
+        }
+        Ok(())
+    }
+
+    /// Starts to read alternatives that the pass will take: the first so many of `wanted`, at least one, as the
+    /// answer says. Each of these must then be taken by [`Source::take_any`] before more are asked for.
+    fn request(&self, wanted: &[&[Extent]]) -> Result<usize, ReadError> {
+        Ok(wanted.len())
+    }
+
+    /// Waits until one of `wanted`, which were requested and not taken yet, is in memory.
+    ///
+    /// # Panics
+    /// When `wanted` is empty.
+    fn take_any(&self, wanted: &[&[Extent]]) -> Result<Arrived<'_>, ReadError> {
+        let leases = wanted[0].iter().map(|extent| self.lease(*extent)).collect::<Result<_, _>>()?;
+        Ok(Arrived { index: 0, leases })
+    }
 
     /// Ends a pass; an error means that something read since `begin_pass` may have been wrong.
     fn end_pass(&self) -> Result<(), ReadError>;
 }
 
 impl<S: Source + ?Sized> Source for std::sync::Arc<S> {
-    fn begin_pass(&self, plan: &PassPlan) -> Result<(), ReadError> {
-        (**self).begin_pass(plan)
+    fn begin_pass(&self, reads: &[Planned]) -> Result<(), ReadError> {
+        (**self).begin_pass(reads)
     }
 
     fn lease_len(&self, extent: Extent, unit: u64) -> u64 {
         (**self).lease_len(extent, unit)
     }
 
+    fn max_held_bytes(&self) -> u64 {
+        (**self).max_held_bytes()
+    }
+
     fn lease(&self, extent: Extent) -> Result<Lease<'_>, ReadError> {
         (**self).lease(extent)
+    }
+
+    fn copy(&self, extents: &[Extent], out: &mut Vec<u8>) -> Result<(), ReadError> {
+        (**self).copy(extents, out)
+    }
+
+    fn request(&self, wanted: &[&[Extent]]) -> Result<usize, ReadError> {
+        (**self).request(wanted)
+    }
+
+    fn take_any(&self, wanted: &[&[Extent]]) -> Result<Arrived<'_>, ReadError> {
+        (**self).take_any(wanted)
     }
 
     fn end_pass(&self) -> Result<(), ReadError> {

@@ -55,6 +55,7 @@ impl Gemma3 {
         let token_embd = binder.table("token_embd.weight", config.dim, config.vocab_len)?;
         let layers = (0..config.n_layers)
             .map(|layer| {
+                binder.begin_stage(layer);
                 let name = |part: &str| format!("blk.{layer}.{part}.weight");
                 Ok(Layer {
                     window: match window {

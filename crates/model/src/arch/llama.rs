@@ -28,7 +28,10 @@ impl Llama {
         config.check_whole_heads_rotate(keys)?;
         let token_embd = binder.table("token_embd.weight", config.dim, config.vocab_len)?;
         let layers = (0..config.n_layers)
-            .map(|layer| DecoderLayer::bind(binder, config, layer, true))
+            .map(|layer| {
+                binder.begin_stage(layer);
+                DecoderLayer::bind(binder, config, layer, true)
+            })
             .collect::<Result<_, BindError>>()?;
         // Llama 3.1 and later divide each angle by a factor of its own.
         let mut divisors = Vec::new();

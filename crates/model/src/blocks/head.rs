@@ -26,6 +26,7 @@ impl Head {
         tied: &Matrix,
         output_bias: bool,
     ) -> Result<Head, BindError> {
+        binder.begin_stage(config.n_layers);
         Ok(Head {
             norm: binder.vector("output_norm.weight", config.dim)?,
             output: binder.output(tied, output_bias)?,

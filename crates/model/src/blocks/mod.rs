@@ -19,7 +19,7 @@ use crate::kernels::{self, Activations, AttentionScratch, DisjointRows, Ops, Poo
 use crate::kv_cache::KvCache;
 use crate::rope::RopeTable;
 use crate::weights::{Linear, Matrix, Vector};
-use rawrz_residency::{Extent, Source};
+use rawrz_residency::{Extent, Lease, Source};
 
 /// How a pair of elements that rotate together is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +62,27 @@ pub(crate) struct Pass<'a> {
     pub(crate) acts: &'a mut Activations,
     /// A weight vector, widened.
     pub(crate) vector: &'a mut Vec<f32>,
+    /// Rows of the embedding table, as they lie in the file.
+    pub(crate) table_rows: &'a mut Vec<u8>,
     pub(crate) attention: &'a mut AttentionScratch,
     pub(crate) cache: &'a mut KvCache,
     pub(crate) tokens: &'a [u32],
+}
+
+/// Rows of a matrix that are in memory, and where their products go.
+struct Leased<'a> {
+    weight: &'a Matrix,
+    out: &'a DisjointRows<'a>,
+    column: usize,
+    lease: Lease<'a>,
+}
+
+impl Leased<'_> {
+    fn product(&self) -> Product<'_> {
+        let row_bytes = self.weight.row_bytes as usize;
+        let rows = WeightRows { ty: self.weight.ty, bytes: &self.lease, row_bytes };
+        Product { rows, out: self.out, column: self.column }
+    }
 }
 
 /// Reads a weight vector as floats.
@@ -93,10 +111,11 @@ impl Pass<'_> {
     /// `out = rows of the table`, `[token][row_len]`.
     pub(crate) fn embed(&mut self, table: &Matrix, out: &mut Vec<f32>) -> Result<(), PassError> {
         out.resize(self.n_tokens() * table.row_len, 0.0);
-        for (token, out) in self.tokens.iter().zip(out.chunks_exact_mut(table.row_len)) {
-            let lease = self.source.lease(table.row(*token as usize))?;
-            kernels::to_floats(table.ty, &lease, out, &self.ops);
-            lease.release()?;
+        let rows: Vec<_> = self.tokens.iter().map(|token| table.row(*token as usize)).collect();
+        self.source.copy(&rows, self.table_rows)?;
+        let rows = self.table_rows.chunks_exact(table.row_bytes as usize);
+        for (row, out) in rows.zip(out.chunks_exact_mut(table.row_len)) {
+            kernels::to_floats(table.ty, row, out, &self.ops);
         }
         Ok(())
     }
@@ -159,43 +178,39 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Leases the rows of every matrix in as few slices as the source allows, in the order of the plan, and multiplies
-    /// a slice of each at a time.
+    /// Leases the rows of every matrix in the order of the plan and in as few slices as the source allows, and
+    /// multiplies as many of them at a time as it lets us hold.
     fn multiply<const N: usize>(&mut self, all: [(&Matrix, &mut [f32]); N]) -> Result<(), PassError> {
         for (weight, _) in &all {
             let kind = kernels::activation_kind(weight.ty, &self.ops, self.acts.precision());
             self.acts.prepare(kind, &self.ops, self.pool);
         }
         let all = all.map(|(weight, out)| (weight, DisjointRows::new(out, weight.n_rows)));
-        let mut done = [0; N];
-        loop {
-            let mut leases = Vec::with_capacity(N);
-            for ((weight, out), done) in all.iter().zip(&mut done) {
-                let rest = weight.extent.slice(*done, weight.extent.len - *done);
-                if rest.len > 0 {
-                    let len = self.source.lease_len(rest, weight.row_bytes);
-                    let column = (*done / weight.row_bytes) as usize;
-                    leases.push((weight, out, column, self.source.lease(Extent { len, ..rest })?));
-                    *done += len;
+        let max_held = self.source.max_held_bytes();
+        let (mut held, mut leases) = (0, Vec::with_capacity(N));
+        for (weight, out) in &all {
+            let mut done = 0;
+            while done < weight.extent.len {
+                let rest = weight.extent.slice(done, weight.extent.len - done);
+                let len = self.source.lease_len(rest, weight.row_bytes);
+                if !leases.is_empty() && held + len > max_held {
+                    self.multiply_leased(std::mem::take(&mut leases))?;
+                    held = 0;
                 }
-            }
-            if leases.is_empty() {
-                return Ok(());
-            }
-            let products: Vec<Product<'_>> = leases
-                .iter()
-                .map(|(weight, out, column, lease)| {
-                    let row_bytes = weight.row_bytes as usize;
-                    let rows = WeightRows { ty: weight.ty, bytes: lease, row_bytes };
-                    Product { rows, out, column: *column }
-                })
-                .collect();
-            kernels::matmul(&products, self.acts, &self.ops, self.pool);
-            drop(products);
-            for (.., lease) in leases {
-                lease.release()?;
+                let lease = self.source.lease(Extent { len, ..rest })?;
+                leases.push(Leased { weight, out, column: (done / weight.row_bytes) as usize, lease });
+                held += len;
+                done += len;
             }
         }
+        self.multiply_leased(leases)
+    }
+
+    fn multiply_leased(&self, leases: Vec<Leased<'_>>) -> Result<(), PassError> {
+        let products: Vec<Product<'_>> = leases.iter().map(Leased::product).collect();
+        kernels::matmul(&products, self.acts, &self.ops, self.pool);
+        drop(products);
+        leases.into_iter().try_for_each(|leased| Ok(leased.lease.release()?))
     }
 
     /// Rotates every head of `head_dim` in `x`, `[token][head][head_dim]`.

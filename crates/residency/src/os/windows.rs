@@ -84,7 +84,7 @@ pub(super) fn advise_large_pages(_map: &memmap2::Mmap) {}
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Extent, MappedSource, PartedFile, PassPlan, Source};
+    use crate::{Extent, MappedSource, PartedFile, Source};
     use windows_sys::Win32::System::Diagnostics::Debug::RaiseException;
 
     /// What the system raises when the device below a mapped page fails, with its arguments: reading, the
@@ -107,7 +107,7 @@ mod tests {
 
         for failing_at in [0, 3 * COMMIT_BYTES + 17, len - 1] {
             let source = open();
-            source.begin_pass(&PassPlan::default()).unwrap();
+            source.begin_pass(&[]).unwrap();
             let lease = source.lease(all).unwrap();
             assert!(lease.iter().all(|byte| *byte == 0xAA));
             raise_in_page_error(&lease[failing_at]);
@@ -119,7 +119,7 @@ mod tests {
             });
             assert!(lease.release().is_err());
             assert!(source.end_pass().is_err());
-            assert!(source.begin_pass(&PassPlan::default()).is_err(), "the file stays refused");
+            assert!(source.begin_pass(&[]).is_err(), "the file stays refused");
             drop(source);
             assert!(open().lease(all).unwrap().iter().all(|byte| *byte == 0xAA));
         }
