@@ -35,6 +35,12 @@ pub enum OpenError {
         /// The path.
         path: PathBuf,
     },
+    /// The path names another file than before.
+    #[error("{path} was replaced while it was opened; open the model again", path = path.display())]
+    Replaced {
+        /// The path.
+        path: PathBuf,
+    },
     /// All slots of the fault guard are taken.
     #[error("more than {limit} files are mapped at once")]
     TooManyMaps {
@@ -85,6 +91,20 @@ impl Part {
             return Ok(Some("its content was written to".to_owned()));
         }
         Ok(None)
+    }
+
+    /// Whether `file` is this part, opened again.
+    pub(crate) fn is_same_file(&self, file: &File) -> io::Result<bool> {
+        let metadata = file.metadata()?;
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::MetadataExt;
+            let ours = self.file.metadata()?;
+            if (ours.dev(), ours.ino()) != (metadata.dev(), metadata.ino()) {
+                return Ok(false);
+            }
+        }
+        Ok(FileIdentity::of(&metadata) == self.identity)
     }
 }
 

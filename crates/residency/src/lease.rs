@@ -1,6 +1,7 @@
 //! A lease: bytes that stay good until it is released, or that say why they did not.
 
 use crate::source::ReadError;
+use crate::streamed::Owned;
 use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,9 +42,11 @@ impl Health {
 #[derive(Debug)]
 enum Held<'a> {
     /// The page cache itself.
-    Mapped(&'a [u8]),
+    Mapped(&'a [u8], &'a Health),
     /// A range that straddles two raw byte parts, put together for this lease alone.
-    Joined(Box<[u8]>),
+    Joined(Box<[u8]>, &'a Health),
+    /// Memory of a streamed source.
+    Owned(Owned<'a>),
 }
 
 /// Bytes of an extent, lent by a [`Source`](crate::Source). Dereferences to `[u8]`.
@@ -54,17 +57,20 @@ enum Held<'a> {
 #[must_use = "a lease must be released: only then is it known that its bytes were good"]
 pub struct Lease<'a> {
     held: Held<'a>,
-    health: &'a Health,
     injected: Option<ReadError>,
 }
 
 impl<'a> Lease<'a> {
     pub(crate) fn mapped(bytes: &'a [u8], health: &'a Health) -> Lease<'a> {
-        Lease { held: Held::Mapped(bytes), health, injected: None }
+        Lease { held: Held::Mapped(bytes, health), injected: None }
     }
 
     pub(crate) fn joined(bytes: Box<[u8]>, health: &'a Health) -> Lease<'a> {
-        Lease { held: Held::Joined(bytes), health, injected: None }
+        Lease { held: Held::Joined(bytes, health), injected: None }
+    }
+
+    pub(crate) fn owned(owned: Owned<'a>) -> Lease<'a> {
+        Lease { held: Held::Owned(owned), injected: None }
     }
 
     /// Makes the release report `error`, as when the bytes went bad while they were held.
@@ -77,7 +83,11 @@ impl<'a> Lease<'a> {
     pub fn release(self) -> Result<(), ReadError> {
         match self.injected {
             Some(error) => Err(error),
-            None => self.health.check(),
+            None => match self.held {
+                Held::Mapped(_, health) | Held::Joined(_, health) => health.check(),
+                // Read before it was lent, and ours since.
+                Held::Owned(_) => Ok(()),
+            },
         }
     }
 }
@@ -87,8 +97,9 @@ impl Deref for Lease<'_> {
 
     fn deref(&self) -> &[u8] {
         match &self.held {
-            Held::Mapped(bytes) => bytes,
-            Held::Joined(bytes) => bytes,
+            Held::Mapped(bytes, _) => bytes,
+            Held::Joined(bytes, _) => bytes,
+            Held::Owned(owned) => owned.bytes(),
         }
     }
 }

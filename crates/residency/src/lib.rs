@@ -18,7 +18,9 @@
 //!   live map, a device that went away), and a source whose file changed refuses every later pass.
 #![deny(unsafe_code)]
 
+mod blocks;
 pub mod budget;
+mod buffer;
 mod extent;
 mod faulty;
 mod file;
@@ -28,6 +30,7 @@ mod mapped;
 #[allow(unsafe_code)]
 pub mod os;
 mod source;
+mod streamed;
 
 pub use extent::Extent;
 pub use faulty::{Fault, FaultySource};
@@ -35,3 +38,7 @@ pub use file::{FileIdentity, OpenError, PartedFile};
 pub use lease::{Health, Lease};
 pub use mapped::{MappedBytes, MappedSource};
 pub use source::{Arrived, Choice, PassPlan, Planned, ReadError, Source};
+pub use streamed::{
+    ChoiceStats, Eviction, EvictionOrder, N_READERS, Placement, StagePlacement, StreamStats, StreamedOptions,
+    StreamedSource,
+};

@@ -21,7 +21,7 @@ const READ_AHEAD_BYTES: u64 = 32 << 20;
 ///   address space  [map 0]     [map 1]      [map 2]      (not adjacent)
 /// ```
 #[derive(Debug)]
-struct MappedPart {
+pub(crate) struct MappedPart {
     // Declared before `map`: the guard lets go of the range before it is unmapped.
     _guard: os::FaultGuard,
     map: Mmap,
@@ -40,7 +40,6 @@ impl MappedPart {
         // map is trusted for memory safety after it was validated: offsets taken from the header are copied
         // when they are parsed, and kernels index by sizes that were checked then.
         let map = unsafe { Mmap::map(&part.file) }.map_err(|e| OpenError::io(&part.path, e))?;
-        os::advise_large_pages(&map);
         let health = Arc::new(Health::new(part.path.clone()));
         let guard = os::FaultGuard::new(map.as_ptr() as usize, map.len(), Arc::clone(&health))
             .ok_or(OpenError::TooManyMaps { limit: os::MAX_GUARDED_MAPS })?;
@@ -51,7 +50,11 @@ impl MappedPart {
         self.part.start + self.part.identity.len_bytes
     }
 
-    fn check_unchanged(&self) -> Result<(), ReadError> {
+    pub(crate) fn part(&self) -> &Part {
+        &self.part
+    }
+
+    pub(crate) fn check_unchanged(&self) -> Result<(), ReadError> {
         self.health.check()?;
         let path = || self.part.path.clone();
         match self.part.change() {
@@ -118,6 +121,15 @@ impl MappedSource {
             .map(|file| file.parts.into_iter().map(|p| MappedPart::open(p).map(Arc::new)).collect())
             .collect::<Result<_, _>>()?;
         Ok(MappedSource { files, read_ahead: Mutex::default() })
+    }
+
+    /// Tells the system that the files will be read as a whole, through the map.
+    pub fn expect_whole_reads(&self) {
+        self.files.iter().flatten().for_each(|part| os::advise_large_pages(&part.map));
+    }
+
+    pub(crate) fn mapped_parts(&self) -> &[Vec<Arc<MappedPart>>] {
+        &self.files
     }
 
     /// Length of logical file `file` in bytes.

@@ -15,6 +15,9 @@ use windows as imp;
 pub use memory::{ProcessMemory, memory_limit, process_memory, total_memory};
 
 use crate::lease::Health;
+use std::fs::File;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
@@ -120,4 +123,27 @@ pub(crate) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
 /// the disk, fewer faults, fewer misses of the translation buffer. Advice: failure is of no matter.
 pub(crate) fn advise_large_pages(map: &memmap2::Mmap) {
     imp::advise_large_pages(map);
+}
+
+/// As [`advise_large_pages`], for memory that no file backs.
+pub(crate) fn advise_large_anonymous_pages(map: &memmap2::MmapMut) {
+    imp::advise_large_anonymous_pages(map);
+}
+
+/// Whether readers that share a handle wait for each other.
+pub(crate) const HANDLE_PER_READER: bool = cfg!(windows);
+
+/// Opens `path` for reads that pass by the page cache. They start, end and land on multiples of 4096.
+pub(crate) fn open_direct(path: &Path) -> io::Result<File> {
+    imp::open_direct(path)
+}
+
+/// Reads at `offset` without moving a file position; the number of bytes is 0 only at the end of the file.
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    imp::read_at(file, buffer, offset)
+}
+
+/// Tells the system that what was read of `file` through the page cache is not needed there. Advice.
+pub(crate) fn drop_cached(file: &File, offset: u64, len: u64) {
+    imp::drop_cached(file, offset, len);
 }

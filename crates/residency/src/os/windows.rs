@@ -4,8 +4,13 @@
 
 use super::GuardedRange;
 use std::ffi::c_void;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::windows::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Once;
-use windows_sys::Win32::Foundation::{EXCEPTION_ACCESS_VIOLATION, EXCEPTION_IN_PAGE_ERROR};
+use windows_sys::Win32::Foundation::{ERROR_HANDLE_EOF, EXCEPTION_ACCESS_VIOLATION, EXCEPTION_IN_PAGE_ERROR};
+use windows_sys::Win32::Storage::FileSystem::FILE_FLAG_NO_BUFFERING;
 use windows_sys::Win32::System::Diagnostics::Debug::{
     AddVectoredExceptionHandler, EXCEPTION_CONTINUE_EXECUTION, EXCEPTION_CONTINUE_SEARCH, EXCEPTION_POINTERS,
 };
@@ -80,6 +85,22 @@ pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
 
 /// Large pages of file views need a privilege that users do not have.
 pub(super) fn advise_large_pages(_map: &memmap2::Mmap) {}
+
+pub(super) fn advise_large_anonymous_pages(_map: &memmap2::MmapMut) {}
+
+pub(super) fn open_direct(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(FILE_FLAG_NO_BUFFERING).open(path)
+}
+
+pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    match file.seek_read(buffer, offset) {
+        // What Unix says at the end of a file.
+        Err(error) if error.raw_os_error() == Some(ERROR_HANDLE_EOF as i32) => Ok(0),
+        result => result,
+    }
+}
+
+pub(super) fn drop_cached(_file: &File, _offset: u64, _len: u64) {}
 
 #[cfg(test)]
 mod tests {

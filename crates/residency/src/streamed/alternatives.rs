@@ -1,0 +1,281 @@
+//! Memory of the alternatives of choices: one budget of bytes for all of them.
+
+use super::cache::{Eviction, EvictionOrder};
+use super::state::{Filled, Job, Target};
+use crate::blocks::padded_len;
+use crate::buffer::Buffer;
+use crate::extent::Extent;
+use crate::source::{Choice, ReadError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+#[derive(Debug)]
+enum ItemState {
+    Empty,
+    /// Ranges that have come, those that have not, and what went wrong.
+    Reading {
+        ranges: Vec<Option<Filled>>,
+        left: usize,
+        error: Option<ReadError>,
+    },
+    Ready(Vec<Arc<Filled>>),
+    Failed(ReadError),
+}
+
+#[derive(Debug)]
+struct Item {
+    ranges: Vec<Extent>,
+    state: ItemState,
+    /// Asked for in this pass and not taken yet.
+    wanted: bool,
+    /// Leases out.
+    held: usize,
+}
+
+/// What was found in memory and what had to be read, counted in alternatives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChoiceStats {
+    /// Found in memory.
+    pub hits: u64,
+    /// Read.
+    pub misses: u64,
+    /// Bytes of those that were read.
+    pub missed_bytes: u64,
+}
+
+/// All alternatives of all choices.
+#[derive(Debug)]
+pub(crate) struct Alternatives {
+    items: Vec<Item>,
+    /// By the first range.
+    index: HashMap<Extent, usize>,
+    order: EvictionOrder,
+    queue: VecDeque<Job>,
+    free: Vec<Buffer>,
+    used_bytes: u64,
+    budget_bytes: u64,
+    pub(crate) stats: ChoiceStats,
+}
+
+impl Alternatives {
+    pub(crate) fn new(choices: &[Choice], budget_bytes: u64, eviction: Eviction) -> Alternatives {
+        let ranges = choices.iter().flat_map(|choice| &choice.alternatives);
+        let items: Vec<Item> = ranges
+            .map(|r| Item { ranges: r.clone(), state: ItemState::Empty, wanted: false, held: 0 })
+            .collect();
+        let first = |(i, item): (usize, &Item)| item.ranges.first().map(|extent| (*extent, i));
+        Alternatives {
+            index: items.iter().enumerate().filter_map(first).collect(),
+            order: EvictionOrder::new(eviction, items.len()),
+            items,
+            queue: VecDeque::new(),
+            free: Vec::new(),
+            used_bytes: 0,
+            budget_bytes,
+            stats: ChoiceStats::default(),
+        }
+    }
+
+    pub(crate) fn next_job(&mut self) -> Option<Job> {
+        self.queue.pop_front()
+    }
+
+    fn find(&self, ranges: &[Extent]) -> Result<usize, ReadError> {
+        let found = ranges.first().and_then(|first| self.index.get(first));
+        let item = found.copied().filter(|item| self.items[*item].ranges == ranges);
+        let first = ranges.first().copied().unwrap_or(Extent { file: 0, offset: 0, len: 0 });
+        item.ok_or(ReadError::OutOfRange { file: first.file, offset: first.offset, len: first.len })
+    }
+
+    /// Starts to read what is not here; the answer is as [`crate::Source::request`] says.
+    pub(crate) fn request(&mut self, wanted: &[&[Extent]]) -> Result<usize, ReadError> {
+        // What is here is kept first: it must not be evicted for what is not.
+        let items = wanted.iter().map(|ranges| self.find(ranges)).collect::<Result<Vec<_>, _>>()?;
+        for item in &items {
+            if let ItemState::Failed(_) = self.items[*item].state {
+                self.items[*item].state = ItemState::Empty;
+            }
+            self.order.keep(*item);
+        }
+        let mut n_taken = 0;
+        for item in &items {
+            if matches!(self.items[*item].state, ItemState::Empty) {
+                let mut started = self.start(*item);
+                if !started && n_taken == 0 {
+                    // What is here fills all the memory there is: it makes room after all.
+                    items[1..].iter().for_each(|item| self.let_go(*item));
+                    started = self.start(*item);
+                }
+                if !started {
+                    break;
+                }
+                self.stats.misses += 1;
+                self.stats.missed_bytes += self.items[*item].ranges.iter().map(|r| r.len).sum::<u64>();
+            } else {
+                self.stats.hits += 1;
+            }
+            self.items[*item].wanted = true;
+            n_taken += 1;
+        }
+        for item in &items[n_taken..] {
+            self.let_go(*item);
+        }
+        match (n_taken, wanted.first()) {
+            (0, Some(ranges)) => {
+                let error = std::io::Error::from(std::io::ErrorKind::OutOfMemory);
+                Err(super::state::out_of_memory(ranges[0], error))
+            }
+            _ => Ok(n_taken),
+        }
+    }
+
+    /// Queues the reads of `item`; not, when there is no memory for it.
+    fn start(&mut self, item: usize) -> bool {
+        let ranges = self.items[item].ranges.clone();
+        let mut buffers = Vec::with_capacity(ranges.len());
+        for range in &ranges {
+            match self.buffer(padded_len(range.len)) {
+                Some(buffer) => buffers.push(buffer),
+                None => {
+                    self.free.append(&mut buffers);
+                    return false;
+                }
+            }
+        }
+        self.items[item].state = ItemState::Reading {
+            ranges: ranges.iter().map(|_| None).collect(),
+            left: ranges.len(),
+            error: None,
+        };
+        let jobs = ranges.iter().zip(buffers).enumerate();
+        self.queue.extend(jobs.map(|(range, (extent, buffer))| Job {
+            extent: *extent,
+            buffer,
+            target: Target::Alternative { item, range },
+        }));
+        true
+    }
+
+    /// A buffer of `len` bytes, from what is evicted where the budget is used up.
+    fn buffer(&mut self, len: u64) -> Option<Buffer> {
+        loop {
+            if let Some(i) = self.free.iter().position(|buffer| buffer.len() as u64 == len) {
+                return Some(self.free.swap_remove(i));
+            }
+            if self.used_bytes + len <= self.budget_bytes {
+                let buffer = Buffer::new(len).ok()?;
+                self.used_bytes += buffer.len() as u64;
+                return Some(buffer);
+            }
+            if let Some(item) = self.order.evict() {
+                self.empty(item);
+            } else {
+                // Of another length: the memory goes back to the system.
+                self.used_bytes -= self.free.pop()?.len() as u64;
+            }
+        }
+    }
+
+    fn empty(&mut self, item: usize) {
+        if let ItemState::Ready(ranges) = std::mem::replace(&mut self.items[item].state, ItemState::Empty) {
+            for range in ranges {
+                match Arc::try_unwrap(range) {
+                    Ok(filled) => self.free.push(filled.buffer),
+                    // Cannot be: what is held is not evicted. Its memory is counted until the lease lets go.
+                    Err(shared) => self.used_bytes -= shared.buffer.len() as u64,
+                }
+            }
+        }
+    }
+
+    pub(crate) fn complete(
+        &mut self,
+        item: usize,
+        range: usize,
+        buffer: Buffer,
+        len: usize,
+        result: Result<usize, ReadError>,
+    ) {
+        let ItemState::Reading { ranges, left, error } = &mut self.items[item].state else { return };
+        *left -= 1;
+        match result {
+            Ok(head) => ranges[range] = Some(Filled { buffer, head, len }),
+            Err(failure) => {
+                self.free.push(buffer);
+                error.get_or_insert(failure);
+            }
+        }
+        if *left > 0 {
+            return;
+        }
+        let (ranges, error) = (std::mem::take(ranges), error.take());
+        let ranges = ranges.into_iter().flatten();
+        match error {
+            Some(error) => {
+                self.free.extend(ranges.map(|filled| filled.buffer));
+                self.items[item].state = ItemState::Failed(error);
+            }
+            None => {
+                self.items[item].state = ItemState::Ready(ranges.map(Arc::new).collect());
+                self.let_go(item);
+            }
+        }
+    }
+
+    /// An item that is here may be evicted when nobody wants or holds it.
+    fn let_go(&mut self, item: usize) {
+        let Item { state, wanted, held, .. } = &self.items[item];
+        if matches!(state, ItemState::Ready(_)) && !wanted && *held == 0 {
+            self.order.used(item);
+        }
+    }
+
+    /// The first of `wanted` that is here, with its ranges; `None` when all are still being read.
+    #[allow(clippy::type_complexity)]
+    pub(crate) fn take(
+        &mut self,
+        wanted: &[&[Extent]],
+    ) -> Result<Option<(usize, usize, Vec<Arc<Filled>>)>, ReadError> {
+        for (index, ranges) in wanted.iter().enumerate() {
+            let item = self.find(ranges)?;
+            let entry = &mut self.items[item];
+            match &entry.state {
+                ItemState::Ready(ranges) => {
+                    let ranges = ranges.clone();
+                    entry.wanted = false;
+                    entry.held += ranges.len();
+                    return Ok(Some((index, item, ranges)));
+                }
+                ItemState::Failed(_) | ItemState::Empty => {
+                    entry.wanted = false;
+                    return match std::mem::replace(&mut entry.state, ItemState::Empty) {
+                        ItemState::Failed(error) => Err(error),
+                        // It was never asked for.
+                        _ => Err(ReadError::OutOfRange {
+                            file: ranges[0].file,
+                            offset: ranges[0].offset,
+                            len: ranges[0].len,
+                        }),
+                    };
+                }
+                ItemState::Reading { .. } => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// A lease on a range of `item` ended.
+    pub(crate) fn release(&mut self, item: usize) {
+        self.items[item].held -= 1;
+        self.let_go(item);
+    }
+
+    /// Forgets what a pass asked for and did not take.
+    pub(crate) fn forget_wanted(&mut self) {
+        for item in 0..self.items.len() {
+            if std::mem::take(&mut self.items[item].wanted) {
+                self.let_go(item);
+            }
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! The streamed source: a fixed part of the weights stays in memory, the rest passes through a ring of buffers that
+//! readers fill ahead of the computation.
+//!
+//! ```text
+//!   plan     | p | s | s | p | s | s | p | s | ...      p pinned: read in the first pass, kept
+//!                  ^           ^                        s streamed: read in every pass
+//!                  computation readers                  the end of a pass is followed by the start of the next
+//! ```
+//!
+//! A scan that repeats hits nothing in a cache that evicts what is oldest, so what stays is fixed, and spread evenly
+//! over the pass. Readers go round and round ahead of the leases, as far as free buffers carry them; they do not
+//! stop at the end of a pass. Alternatives of choices (experts) have a cache of their own, since which of them a
+//! token takes is known only when it takes them.
+
+mod alternatives;
+mod cache;
+mod pieces;
+mod state;
+
+#[cfg(test)]
+mod tests;
+
+pub use alternatives::ChoiceStats;
+pub use cache::{Eviction, EvictionOrder};
+
+use crate::blocks::{Blocks, FileBlocks, padded_len};
+use crate::buffer::Buffer;
+use crate::extent::Extent;
+use crate::file::OpenError;
+use crate::lease::Lease;
+use crate::mapped::MappedSource;
+use crate::source::{Arrived, PassPlan, Planned, ReadError, Source};
+use alternatives::Alternatives;
+use pieces::Piece;
+use state::{Copies, Filled, PieceState, State};
+use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// Threads that read at the same time: measured, four to eight keep a disk busy and more gain nothing.
+pub const N_READERS: usize = 8;
+
+/// Memory of a reader thread beside the buffers: touched stack.
+const READER_BYTES: u64 = 64 << 10;
+
+/// Ranges outside the plan that are read at the same time.
+const COPIES_AT_ONCE: usize = 32;
+
+/// How much memory a [`StreamedSource`] has, and for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StreamedOptions {
+    /// Memory of one buffer of the ring, in bytes; more where a row asks for it.
+    pub piece_bytes: u64,
+    /// Buffers of the ring.
+    pub n_buffers: usize,
+    /// The most memory of what is read once and kept, in bytes. Ranges up to 64 KiB are kept in any case.
+    pub pinned_bytes: u64,
+    /// Memory of alternatives of choices, in bytes.
+    pub cache_bytes: u64,
+    /// Which alternatives make room for others.
+    pub eviction: Eviction,
+    /// Threads that read.
+    pub n_readers: usize,
+}
+
+/// What a [`StreamedSource`] makes of a plan with given options, known before anything is allocated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Placement {
+    /// Memory of what is kept, in bytes.
+    pub pinned_bytes: u64,
+    /// Bytes of weights that are kept, and that are read in every pass, for each stage.
+    pub stages: Vec<StagePlacement>,
+    /// Memory of the ring, in bytes.
+    pub ring_bytes: u64,
+    /// Memory of the readers and of what they read out of order, in bytes.
+    pub reader_bytes: u64,
+    /// Bytes read from the disk in every pass, alternatives of choices left out.
+    pub streamed_bytes: u64,
+}
+
+/// Where the weights of a stage are, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StagePlacement {
+    /// Kept in memory.
+    pub pinned: u64,
+    /// Read in every pass.
+    pub streamed: u64,
+    /// Alternatives that a pass chooses from.
+    pub alternatives: u64,
+}
+
+impl Placement {
+    /// Places the weights of `plan`.
+    pub fn of(plan: &PassPlan, options: &StreamedOptions) -> Placement {
+        Placement::of_pieces(&place(plan, options), plan, options)
+    }
+
+    fn of_pieces(pieces: &[Piece], plan: &PassPlan, options: &StreamedOptions) -> Placement {
+        let mut stages = vec![StagePlacement::default(); plan.n_stages() as usize];
+        for Piece { extent, stage, is_pinned, .. } in pieces {
+            let at = &mut stages[*stage as usize];
+            *(if *is_pinned { &mut at.pinned } else { &mut at.streamed }) += extent.len;
+        }
+        for choice in &plan.choices {
+            let bytes = choice.alternatives.iter().flatten().map(|extent| extent.len).sum::<u64>();
+            stages[choice.stage as usize].alternatives += bytes;
+        }
+        Placement {
+            pinned_bytes: pieces::pinned_bytes(pieces),
+            streamed_bytes: stages.iter().map(|stage| stage.streamed).sum(),
+            stages,
+            ring_bytes: buffer_bytes(plan, options) * options.n_buffers as u64,
+            // A row of a table is no longer than the longest row of a matrix, as far as any model goes.
+            reader_bytes: options.n_readers as u64 * READER_BYTES
+                + COPIES_AT_ONCE as u64 * padded_len(pieces::longest_row(plan)),
+        }
+    }
+}
+
+fn buffer_bytes(plan: &PassPlan, options: &StreamedOptions) -> u64 {
+    options.piece_bytes.max(padded_len(pieces::longest_row(plan)))
+}
+
+fn place(plan: &PassPlan, options: &StreamedOptions) -> Vec<Piece> {
+    let mut pieces = pieces::cut(plan, buffer_bytes(plan, options));
+    pieces::pin(&mut pieces, options.pinned_bytes);
+    pieces
+}
+
+/// What a source has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StreamStats {
+    /// Bytes of weights read from the files.
+    pub bytes_read: u64,
+    /// Time that leases waited for bytes.
+    pub stalled: Duration,
+    /// Alternatives of choices.
+    pub choices: ChoiceStats,
+    /// The stage that the last lease was for.
+    pub stage: u32,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Readers wait here for something to do.
+    work: Condvar,
+    /// The computation waits here for bytes.
+    arrived: Condvar,
+    blocks: Box<dyn Blocks>,
+    bytes_read: AtomicU64,
+    stalled_nanos: AtomicU64,
+    stage: AtomicU32,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is whole before something can panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a reader to bring something.
+    fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        self.work.notify_all();
+        let started = Instant::now();
+        let state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        self.stalled_nanos.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        state
+    }
+
+    fn reader(&self, number: usize) {
+        let mut state = self.lock();
+        loop {
+            if state.stop {
+                return;
+            }
+            let Some(mut job) = state.next_job() else {
+                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(state);
+            let read = || self.blocks.read(number, job.extent, job.buffer.bytes_mut());
+            // A reader that died without a word would leave the computation waiting for good.
+            let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+                let source = io::Error::other("the reader panicked");
+                Err(state::out_of_memory(job.extent, source))
+            });
+            if result.is_ok() {
+                self.bytes_read.fetch_add(job.extent.len, Ordering::Relaxed);
+            }
+            state = self.lock();
+            state.complete(job, result);
+            self.arrived.notify_all();
+        }
+    }
+}
+
+/// Memory of a streamed source that a lease holds.
+pub(crate) struct Owned<'a>(Holding<'a>);
+
+enum Holding<'a> {
+    Pinned(Arc<Filled>),
+    /// A buffer of the ring, which goes back to it; there until the lease is dropped.
+    Ring {
+        filled: Option<Filled>,
+        piece: usize,
+        shared: &'a Shared,
+    },
+    Alternative {
+        filled: Arc<Filled>,
+        item: usize,
+        shared: &'a Shared,
+    },
+}
+
+impl Owned<'_> {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Holding::Pinned(filled) | Holding::Alternative { filled, .. } => filled.bytes(),
+            Holding::Ring { filled, .. } => filled.as_ref().map_or(&[], Filled::bytes),
+        }
+    }
+}
+
+impl std::fmt::Debug for Owned<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Owned").field(&self.bytes().len()).finish()
+    }
+}
+
+impl Drop for Owned<'_> {
+    fn drop(&mut self) {
+        match &mut self.0 {
+            Holding::Pinned(_) => {}
+            Holding::Ring { filled, piece, shared } => {
+                let mut state = shared.lock();
+                state.states[*piece] = PieceState::Empty;
+                state.free.extend(filled.take().map(|filled| filled.buffer));
+                drop(state);
+                shared.work.notify_one();
+            }
+            Holding::Alternative { item, shared, .. } => shared.lock().alternatives.release(*item),
+        }
+    }
+}
+
+/// Lends weights from memory of a fixed size, reading what is not in it.
+pub struct StreamedSource {
+    shared: Arc<Shared>,
+    /// Piece that starts at a place of a file.
+    index: HashMap<(u32, u64), usize>,
+    /// First piece of each read of the plan, and one more.
+    first_pieces: Vec<usize>,
+    /// Reads of the plan.
+    reads: Vec<Planned>,
+    max_held_bytes: u64,
+    placement: Placement,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl StreamedSource {
+    /// Streams the files of `mapped`, which stays what it is: the map of their headers. Reads no weight yet.
+    pub fn new(
+        mapped: &MappedSource,
+        plan: &PassPlan,
+        options: &StreamedOptions,
+    ) -> Result<StreamedSource, OpenError> {
+        let blocks = FileBlocks::open(mapped.mapped_parts(), options.n_readers)?;
+        StreamedSource::with_blocks(Box::new(blocks), plan, options)
+    }
+
+    fn with_blocks(
+        blocks: Box<dyn Blocks>,
+        plan: &PassPlan,
+        options: &StreamedOptions,
+    ) -> Result<StreamedSource, OpenError> {
+        let pieces = place(plan, options);
+        let mut index = HashMap::with_capacity(pieces.len());
+        for (i, piece) in pieces.iter().enumerate() {
+            // A range that a plan reads twice has the pieces of the first time, both times.
+            index.entry((piece.extent.file, piece.extent.offset)).or_insert(i);
+        }
+        let mut first_pieces = Vec::with_capacity(plan.reads.len() + 1);
+        let mut at = 0;
+        for read in &plan.reads {
+            first_pieces.push(at);
+            let mut rest = read.extent.len;
+            while rest > 0 {
+                rest -= pieces[at].extent.len;
+                at += 1;
+            }
+        }
+        first_pieces.push(at);
+        let buffer_bytes = buffer_bytes(plan, options);
+        let n_buffers = options.n_buffers.max(2);
+        let free = (0..n_buffers).map(|_| Buffer::new(buffer_bytes)).collect::<Result<_, _>>();
+        let memory = |e| OpenError::io("(memory for weights)".as_ref(), e);
+        let placement = Placement::of_pieces(&pieces, plan, options);
+        let state = State {
+            states: pieces.iter().map(|_| PieceState::Empty).collect(),
+            limit: pieces.len(),
+            pieces,
+            cursor: 0,
+            next: 0,
+            free: free.map_err(memory)?,
+            n_reading: 0,
+            alternatives: Alternatives::new(&plan.choices, options.cache_bytes, options.eviction),
+            copies: Copies::default(),
+            stop: false,
+        };
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            arrived: Condvar::new(),
+            blocks,
+            bytes_read: AtomicU64::new(0),
+            stalled_nanos: AtomicU64::new(0),
+            stage: AtomicU32::new(0),
+        });
+        let mut source = StreamedSource {
+            shared: Arc::clone(&shared),
+            index,
+            first_pieces,
+            reads: plan.reads.clone(),
+            // The other half is being read while this one is computed.
+            max_held_bytes: buffer_bytes * (n_buffers as u64 / 4),
+            placement,
+            readers: Vec::new(),
+        };
+        for number in 0..options.n_readers.max(1) {
+            let shared = Arc::clone(&shared);
+            let thread = std::thread::Builder::new().name(format!("rawrz-read-{number}"));
+            source.readers.push(thread.spawn(move || shared.reader(number)).map_err(memory)?);
+        }
+        Ok(source)
+    }
+
+    /// Where the weights are.
+    pub fn placement(&self) -> &Placement {
+        &self.placement
+    }
+
+    /// Whether reads pass by the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.shared.blocks.is_direct()
+    }
+
+    /// What was done so far.
+    pub fn stats(&self) -> StreamStats {
+        StreamStats {
+            bytes_read: self.shared.bytes_read.load(Ordering::Relaxed),
+            stalled: Duration::from_nanos(self.shared.stalled_nanos.load(Ordering::Relaxed)),
+            choices: self.shared.lock().alternatives.stats,
+            stage: self.shared.stage.load(Ordering::Relaxed),
+        }
+    }
+
+    fn piece(&self, extent: Extent) -> Result<usize, ReadError> {
+        let found = self.index.get(&(extent.file, extent.offset)).copied();
+        found.ok_or(ReadError::OutOfRange { file: extent.file, offset: extent.offset, len: extent.len })
+    }
+}
+
+impl Source for StreamedSource {
+    fn begin_pass(&self, reads: &[Planned]) -> Result<(), ReadError> {
+        self.shared.blocks.check()?;
+        assert!(self.reads.starts_with(reads), "a pass reads the plan, from its start");
+        let mut state = self.shared.lock();
+        if !state.is_through() {
+            // The last pass was given up: what was read ahead for it is of no use.
+            state.forget_read_ahead();
+            state.cursor = 0;
+        }
+        state.alternatives.forget_wanted();
+        state.next = 0;
+        state.limit = self.first_pieces[reads.len()];
+        drop(state);
+        self.shared.work.notify_all();
+        Ok(())
+    }
+
+    fn lease_len(&self, extent: Extent, unit: u64) -> u64 {
+        debug_assert!(extent.len.is_multiple_of(unit));
+        let state = self.shared.lock();
+        self.piece(extent).map_or(extent.len, |piece| state.pieces[piece].extent.len)
+    }
+
+    fn max_held_bytes(&self) -> u64 {
+        self.max_held_bytes
+    }
+
+    fn lease(&self, extent: Extent) -> Result<Lease<'_>, ReadError> {
+        let piece = self.piece(extent)?;
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        let planned = state.pieces[piece];
+        if planned.extent.len != extent.len {
+            let Extent { file, offset, len } = extent;
+            return Err(ReadError::OutOfRange { file, offset, len });
+        }
+        shared.stage.store(planned.stage, Ordering::Relaxed);
+        state.next = piece + 1;
+        loop {
+            match &state.states[piece] {
+                PieceState::Pinned(filled) => {
+                    return Ok(Lease::owned(Owned(Holding::Pinned(Arc::clone(filled)))));
+                }
+                PieceState::Ready(_) => {
+                    let PieceState::Ready(filled) =
+                        std::mem::replace(&mut state.states[piece], PieceState::Lent)
+                    else {
+                        unreachable!("looked at above")
+                    };
+                    let holding = Holding::Ring { filled: Some(filled), piece, shared };
+                    return Ok(Lease::owned(Owned(holding)));
+                }
+                PieceState::Failed(_) => {
+                    return match std::mem::replace(&mut state.states[piece], PieceState::Empty) {
+                        PieceState::Failed(error) => Err(error),
+                        _ => unreachable!("looked at above"),
+                    };
+                }
+                PieceState::Empty => state.seek(piece),
+                PieceState::Reading | PieceState::Lent => {}
+            }
+            state = shared.wait(state);
+        }
+    }
+
+    fn copy(&self, extents: &[Extent], out: &mut Vec<u8>) -> Result<(), ReadError> {
+        out.clear();
+        let shared = &*self.shared;
+        for extents in extents.chunks(COPIES_AT_ONCE) {
+            let mut state = shared.lock();
+            state.copies.done = extents.iter().map(|_| None).collect();
+            state.copies.queue = extents.iter().copied().enumerate().collect();
+            for index in 0..extents.len() {
+                let filled = loop {
+                    match state.copies.done[index].take() {
+                        Some(result) => break result,
+                        None => state = shared.wait(state),
+                    }
+                };
+                match filled {
+                    Ok(filled) => out.extend_from_slice(filled.bytes()),
+                    Err(error) => {
+                        // What is under way must not come in as part of the next call.
+                        state.copies.queue.clear();
+                        while state.copies.n_reading > 0 {
+                            state = shared.wait(state);
+                        }
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn request(&self, wanted: &[&[Extent]]) -> Result<usize, ReadError> {
+        let result = self.shared.lock().alternatives.request(wanted);
+        self.shared.work.notify_all();
+        result
+    }
+
+    fn take_any(&self, wanted: &[&[Extent]]) -> Result<Arrived<'_>, ReadError> {
+        assert!(!wanted.is_empty());
+        let shared = &*self.shared;
+        let mut state = shared.lock();
+        loop {
+            if let Some((index, item, ranges)) = state.alternatives.take(wanted)? {
+                let lease = |filled| Lease::owned(Owned(Holding::Alternative { filled, item, shared }));
+                return Ok(Arrived { index, leases: ranges.into_iter().map(lease).collect() });
+            }
+            state = shared.wait(state);
+        }
+    }
+
+    fn end_pass(&self) -> Result<(), ReadError> {
+        self.shared.blocks.check()
+    }
+}
+
+impl Drop for StreamedSource {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.work.notify_all();
+        for reader in self.readers.drain(..) {
+            // A reader catches what panics in it.
+            let _ = reader.join();
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What a streamed source knows of its memory, behind one lock: pieces of the plan, the ring, alternatives, and
+//! what readers are to do next.
+
+use super::alternatives::Alternatives;
+use super::pieces::Piece;
+use crate::blocks::padded_len;
+use crate::buffer::Buffer;
+use crate::extent::Extent;
+use crate::source::ReadError;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+/// Bytes that were read.
+#[derive(Debug)]
+pub(crate) struct Filled {
+    pub(crate) buffer: Buffer,
+    /// Where in the buffer the extent starts.
+    pub(crate) head: usize,
+    pub(crate) len: usize,
+}
+
+impl Filled {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.buffer.bytes()[self.head..][..self.len]
+    }
+}
+
+#[derive(Debug)]
+pub(crate) enum PieceState {
+    Empty,
+    Reading,
+    /// Read ahead, in a buffer of the ring.
+    Ready(Filled),
+    /// Held by a lease, which has its buffer.
+    Lent,
+    /// Here for good.
+    Pinned(Arc<Filled>),
+    Failed(ReadError),
+}
+
+/// What a reader does, with where the bytes go.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) extent: Extent,
+    pub(crate) buffer: Buffer,
+    pub(crate) target: Target,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    Piece(usize),
+    /// Range of an alternative.
+    Alternative {
+        item: usize,
+        range: usize,
+    },
+    /// Range of the call of `copy` that is waiting.
+    Copy(usize),
+}
+
+/// Ranges that a call of `copy` waits for.
+#[derive(Debug, Default)]
+pub(crate) struct Copies {
+    pub(crate) queue: VecDeque<(usize, Extent)>,
+    /// How many are being read.
+    pub(crate) n_reading: usize,
+    pub(crate) done: Vec<Option<Result<Filled, ReadError>>>,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) pieces: Vec<Piece>,
+    pub(crate) states: Vec<PieceState>,
+    /// The pass reads the pieces before this one.
+    pub(crate) limit: usize,
+    /// The piece that readers look at next.
+    pub(crate) cursor: usize,
+    /// The piece after the one that was leased last.
+    pub(crate) next: usize,
+    /// Buffers of the ring that hold nothing.
+    pub(crate) free: Vec<Buffer>,
+    /// Buffers of the ring that are being read into.
+    pub(crate) n_reading: usize,
+    pub(crate) alternatives: Alternatives,
+    pub(crate) copies: Copies,
+    pub(crate) stop: bool,
+}
+
+impl State {
+    /// What a reader should do next; nothing when all that is wanted is under way, or no buffer is free.
+    pub(crate) fn next_job(&mut self) -> Option<Job> {
+        if let Some(job) = self.alternatives.next_job() {
+            return Some(job);
+        }
+        if let Some((index, extent)) = self.copies.queue.pop_front() {
+            return match Buffer::new(padded_len(extent.len)) {
+                Ok(buffer) => {
+                    self.copies.n_reading += 1;
+                    Some(Job { extent, buffer, target: Target::Copy(index) })
+                }
+                Err(source) => {
+                    self.copies.done[index] = Some(Err(out_of_memory(extent, source)));
+                    self.next_job()
+                }
+            };
+        }
+        self.next_piece()
+    }
+
+    fn next_piece(&mut self) -> Option<Job> {
+        for _ in 0..self.limit {
+            let index = self.cursor % self.limit;
+            match self.states[index] {
+                PieceState::Pinned(_) => self.cursor = (index + 1) % self.limit,
+                PieceState::Empty => {
+                    let piece = self.pieces[index];
+                    let buffer = match piece.is_pinned {
+                        true => Buffer::new(piece.memory_bytes()),
+                        false => Ok(self.free.pop()?),
+                    };
+                    self.cursor = (index + 1) % self.limit;
+                    match buffer {
+                        Ok(buffer) => {
+                            self.states[index] = PieceState::Reading;
+                            self.n_reading += usize::from(!piece.is_pinned);
+                            return Some(Job { extent: piece.extent, buffer, target: Target::Piece(index) });
+                        }
+                        Err(e) => self.states[index] = PieceState::Failed(out_of_memory(piece.extent, e)),
+                    }
+                }
+                // A piece that is under way while it is pinned does not hold up those after it.
+                PieceState::Reading if self.pieces[index].is_pinned => {
+                    self.cursor = (index + 1) % self.limit;
+                }
+                // Come around to what was read ahead, or to a failure that nobody has been told yet.
+                PieceState::Reading | PieceState::Ready(_) | PieceState::Lent | PieceState::Failed(_) => {
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    /// Whether readers come to `index` without passing anything that they would stop at.
+    fn comes_to(&self, index: usize) -> bool {
+        let mut at = self.cursor % self.limit;
+        for _ in 0..self.limit {
+            if at == index {
+                return true;
+            }
+            if !self.pieces[at].is_pinned || matches!(self.states[at], PieceState::Empty) {
+                return false;
+            }
+            at = (at + 1) % self.limit;
+        }
+        false
+    }
+
+    /// Makes sure that `index`, which holds nothing, will be read: readers go on from there when they would not
+    /// come to it, and what was read ahead for nothing gives its buffers back.
+    pub(crate) fn seek(&mut self, index: usize) {
+        let starved = self.free.is_empty() && self.n_reading == 0 && !self.pieces[index].is_pinned;
+        if !self.comes_to(index) || starved {
+            self.forget_read_ahead();
+            self.cursor = index;
+        }
+    }
+
+    /// Drops what was read ahead and is not held.
+    pub(crate) fn forget_read_ahead(&mut self) {
+        for state in &mut self.states {
+            if let PieceState::Ready(_) | PieceState::Failed(_) = state
+                && let PieceState::Ready(filled) = std::mem::replace(state, PieceState::Empty)
+            {
+                self.free.push(filled.buffer);
+            }
+        }
+    }
+
+    /// Takes in what a reader has done.
+    pub(crate) fn complete(&mut self, job: Job, result: Result<usize, ReadError>) {
+        let Job { extent, buffer, target } = job;
+        let len = extent.len as usize;
+        match target {
+            Target::Piece(index) => {
+                let is_pinned = self.pieces[index].is_pinned;
+                self.n_reading -= usize::from(!is_pinned);
+                self.states[index] = match result {
+                    Ok(head) if is_pinned => PieceState::Pinned(Arc::new(Filled { buffer, head, len })),
+                    Ok(head) => PieceState::Ready(Filled { buffer, head, len }),
+                    Err(error) => {
+                        if !is_pinned {
+                            self.free.push(buffer);
+                        }
+                        PieceState::Failed(error)
+                    }
+                };
+            }
+            Target::Alternative { item, range } => {
+                self.alternatives.complete(item, range, buffer, len, result);
+            }
+            Target::Copy(index) => {
+                self.copies.n_reading -= 1;
+                self.copies.done[index] = Some(result.map(|head| Filled { buffer, head, len }));
+            }
+        }
+    }
+
+    /// Whether the pass took every piece that it was to take.
+    pub(crate) fn is_through(&self) -> bool {
+        self.pieces[self.next..self.limit].iter().all(|piece| piece.is_pinned)
+    }
+}
+
+pub(crate) fn out_of_memory(extent: Extent, source: io::Error) -> ReadError {
+    ReadError::Io { path: "(memory for weights)".into(), offset: extent.offset, source }
+}
