@@ -1,27 +1,17 @@
-//! A loaded model: files mapped, tensors bound, memory accounted for.
+//! A loaded model: files opened, tensors bound, memory accounted for.
 
 use crate::error::{OpenError, RunError};
 use crate::files::ModelFiles;
-use rawrz_gguf::{Gguf, ShardSet};
-use rawrz_model::{BATCH_LENS, Isa, KvCache, KvType, Model, Precision, Runner};
+use crate::memory::{KV_CACHE, MemoryPlan, Planner, Route};
+use rawrz_gguf::ShardSet;
+use rawrz_model::{Isa, KvCache, KvType, Model, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
-use rawrz_residency::{MappedSource, Source};
+use rawrz_residency::{PassPlan, Placement, Source, StreamStats, StreamedOptions, StreamedSource};
 use rawrz_text::{ChatTemplate, TemplateError, Tokenizer};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-/// Positions of a session when nobody says how many: the first of these that the model was trained for and
-/// the budget holds.
-const DEFAULT_CONTEXTS: [usize; 4] = [4096, 2048, 1024, 512];
-
-/// Resident parts of one thread's stack and of the allocator's caches for it.
-const THREAD_BYTES: u64 = 256 << 10;
-
-/// The program itself: its code, libraries, and what small allocations add up to. Measured on Linux as the
-/// peak of a run less all other entries of the ledger, rounded up.
-const PROGRAM_BYTES: u64 = 16 << 20;
 
 /// How to open a model.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +34,9 @@ pub struct OpenOptions {
 /// A loaded model, shared by the threads and sessions that use it.
 pub struct Engine {
     model: Model,
-    source: Box<dyn Source>,
+    source: Arc<dyn Source>,
+    /// The source below, where weights are streamed.
+    streamed: Option<Streamed>,
     shards: ShardSet,
     tokenizer: Tokenizer,
     /// A template that does not compile is an error of those who use it: the model runs without.
@@ -61,55 +53,76 @@ pub struct Engine {
     load_time: Duration,
 }
 
+struct Streamed {
+    source: Arc<StreamedSource>,
+    options: StreamedOptions,
+}
+
+/// What a pass of one token reads, and from where.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Traffic {
+    /// Bytes of weights that it touches.
+    pub touched_bytes: u64,
+    /// Bytes that it reads from the disk, experts left out.
+    pub streamed_bytes: u64,
+    /// Bytes of experts that it takes.
+    pub picked_bytes: u64,
+    /// The part of them that is in memory when all are taken equally often.
+    pub expected_hit_rate: f64,
+}
+
+impl Traffic {
+    /// Bytes that it reads from the disk when `hit_rate` of the experts' bytes are in memory.
+    pub fn read_bytes(&self, hit_rate: f64) -> f64 {
+        self.streamed_bytes as f64 + self.picked_bytes as f64 * (1.0 - hit_rate)
+    }
+}
+
 impl Engine {
     /// Opens the model that `path` belongs to: a `.gguf`, any shard or raw byte part of one.
     ///
     /// Reads headers only; weights come in when they are used. Refuses a budget below what the run needs before
     /// anything of size is allocated.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Arc<Engine>, OpenError> {
-        let started = Instant::now();
-        let files = ModelFiles::open(path)?;
-        Engine::assemble(files.shards, Box::new(files.source), options, started)
+        Engine::open_through(path, options, |source| source)
     }
 
-    /// As [`Engine::open`], with the mapped source wrapped by `wrap`: for tests that inject faults.
+    /// As [`Engine::open`], with the source of weights wrapped by `wrap`: for tests that inject faults.
     pub fn open_through(
         path: &Path,
         options: &OpenOptions,
-        wrap: impl FnOnce(MappedSource) -> Box<dyn Source>,
+        wrap: impl FnOnce(Arc<dyn Source>) -> Arc<dyn Source>,
     ) -> Result<Arc<Engine>, OpenError> {
         let started = Instant::now();
-        let files = ModelFiles::open(path)?;
-        Engine::assemble(files.shards, wrap(files.source), options, started)
-    }
-
-    fn assemble(
-        shards: ShardSet,
-        source: Box<dyn Source>,
-        options: &OpenOptions,
-        started: Instant,
-    ) -> Result<Arc<Engine>, OpenError> {
-        let model = Model::bind(&shards, &*source)?;
+        let ModelFiles { shards, source: mapped, .. } = ModelFiles::open(path)?;
+        let model = Model::bind(&shards, &mapped)?;
         model.check_kv_type(options.kv_type)?;
         let isa = match options.isa {
             Some(isa) => isa,
             None => isa_from_environment()?,
         };
-        let n_threads = match options.threads {
-            Some(0) => return Err(OpenError::Option { problem: "0 threads cannot run a model".to_owned() }),
-            Some(n) => n,
-            None => std::thread::available_parallelism().map_or(1, usize::from),
-        };
-        let budget_bytes = options.memory_bytes.or_else(default_budget_bytes).unwrap_or(u64::MAX);
-        let Plan { context_len, batch_len, ledger } =
-            plan_memory(&shards, &model, n_threads, budget_bytes, options)?;
+        let n_threads = n_threads(options)?;
+        let budget_bytes = budget_bytes(options);
+        let planner = Planner { shards: &shards, model: &model, n_threads, budget_bytes, options };
+        let MemoryPlan { context_len, batch_len, route, ledger } = planner.plan()?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
+        let (source, streamed): (Arc<dyn Source>, _) = match route {
+            Route::Mapped => {
+                mapped.expect_whole_reads();
+                (Arc::new(mapped), None)
+            }
+            Route::Streamed(options) => {
+                let source = Arc::new(StreamedSource::new(&mapped, model.plan(), &options)?);
+                (Arc::clone(&source) as Arc<dyn Source>, Some(Streamed { source, options }))
+            }
+        };
         Ok(Arc::new(Engine {
             runner: Mutex::new(Runner::new(n_threads, isa, options.precision, batch_len)),
             batch_len,
             model,
-            source,
+            source: wrap(source),
+            streamed,
             shards,
             tokenizer,
             template,
@@ -121,6 +134,50 @@ impl Engine {
             kv_in_use: AtomicU64::new(0),
             load_time: started.elapsed(),
         }))
+    }
+
+    /// What the smallest budget that works is made of, for the model at `path` and all other options as they are.
+    pub fn floor(path: &Path, options: &OpenOptions) -> Result<Ledger, OpenError> {
+        let files = ModelFiles::open(path)?;
+        let model = Model::bind(&files.shards, &files.source)?;
+        let (n_threads, budget_bytes) = (n_threads(options)?, budget_bytes(options));
+        Planner { shards: &files.shards, model: &model, n_threads, budget_bytes, options }.smallest()
+    }
+
+    /// Where the weights of each stage (layers, then the head) are; `None` when all are mapped.
+    pub fn placement(&self) -> Option<&Placement> {
+        self.streamed.as_ref().map(|streamed| streamed.source.placement())
+    }
+
+    /// What was read so far; `None` when all weights are mapped.
+    pub fn stream_stats(&self) -> Option<StreamStats> {
+        self.streamed.as_ref().map(|streamed| streamed.source.stats())
+    }
+
+    /// Whether streamed weights pass by the page cache; `None` when all are mapped.
+    pub fn reads_directly(&self) -> Option<bool> {
+        self.streamed.as_ref().map(|streamed| streamed.source.is_direct())
+    }
+
+    /// What a pass of one token reads.
+    pub fn traffic(&self) -> Traffic {
+        let plan: &PassPlan = self.model.plan();
+        let of_all = |bytes: u64| {
+            let all: u64 = plan.choices.iter().flat_map(|c| &c.alternatives).flatten().map(|e| e.len).sum();
+            if all == 0 { 1.0 } else { (bytes as f64 / all as f64).min(1.0) }
+        };
+        let (streamed_bytes, expected_hit_rate) = match &self.streamed {
+            None => (0, 1.0),
+            Some(Streamed { source, options }) => {
+                (source.placement().streamed_bytes, of_all(options.cache_bytes))
+            }
+        };
+        Traffic {
+            touched_bytes: plan.bytes_per_token(),
+            streamed_bytes,
+            picked_bytes: plan.picked_bytes(),
+            expected_hit_rate,
+        }
     }
 
     /// The tokenizer.
@@ -228,71 +285,21 @@ impl Engine {
     }
 }
 
-/// Names of ledger lines that are looked up again.
-const KV_CACHE: &str = "KV cache";
+fn n_threads(options: &OpenOptions) -> Result<usize, OpenError> {
+    match options.threads {
+        Some(0) => Err(OpenError::Option { problem: "0 threads cannot run a model".to_owned() }),
+        Some(n) => Ok(n),
+        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+    }
+}
+
+fn budget_bytes(options: &OpenOptions) -> u64 {
+    options.memory_bytes.or_else(default_budget_bytes).unwrap_or(u64::MAX)
+}
 
 fn isa_from_environment() -> Result<Isa, OpenError> {
     match std::env::var("RAWRZ_ISA") {
         Ok(name) => name.parse().map_err(|e| OpenError::Option { problem: format!("RAWRZ_ISA: {e}") }),
         Err(_) => Ok(Isa::detect()),
-    }
-}
-
-/// The most heap that the tokenizer of `gguf` takes, known before it is built: per token an offset, a hash slot
-/// and its attributes, per merge a slot of the table of pairs.
-fn tokenizer_bytes_bound(gguf: &Gguf) -> u64 {
-    let len = |key: &str| match gguf.get(key) {
-        Some(rawrz_gguf::Value::Array(array)) => array.len() as u64,
-        _ => 0,
-    };
-    (2 << 20) + 32 * len("tokenizer.ggml.tokens") + 48 * len("tokenizer.ggml.merges")
-}
-
-/// What memory is used for.
-struct Plan {
-    context_len: usize,
-    batch_len: usize,
-    ledger: Ledger,
-}
-
-/// Draws up the ledger and checks it: for the context that was asked for, or the longest default that fits, with
-/// batches as long as fit then.
-fn plan_memory(
-    shards: &ShardSet,
-    model: &Model,
-    n_threads: usize,
-    budget_bytes: u64,
-    options: &OpenOptions,
-) -> Result<Plan, OpenError> {
-    let trained = model.config().context_len;
-    let candidates = match options.ctx_len {
-        Some(0) => return Err(OpenError::Option { problem: "a context of 0 tokens is empty".to_owned() }),
-        Some(n) if n > trained => {
-            let problem =
-                format!("a context of {n} tokens is longer than the {trained} this model was trained for");
-            return Err(OpenError::Option { problem });
-        }
-        Some(n) => vec![n],
-        None => DEFAULT_CONTEXTS.iter().map(|n| *n.min(&trained)).collect(),
-    };
-    let mut refused = None;
-    for context_len in candidates {
-        for batch_len in BATCH_LENS {
-            let mut ledger = Ledger::default();
-            ledger.add("weights (mapped)", shards.shards().iter().map(Gguf::file_len).sum());
-            ledger.add(KV_CACHE, model.cache_bytes(options.kv_type, context_len));
-            ledger.add("scratch", model.scratch_bytes(n_threads, batch_len));
-            ledger.add("tokenizer", tokenizer_bytes_bound(shards.first()));
-            ledger.add("threads", n_threads as u64 * THREAD_BYTES);
-            ledger.add("program", PROGRAM_BYTES);
-            match ledger.check(budget_bytes) {
-                Ok(()) => return Ok(Plan { context_len, batch_len, ledger }),
-                Err(below) => refused = Some(below),
-            }
-        }
-    }
-    match refused {
-        Some(below) => Err(below.into()),
-        None => unreachable!("there is at least one candidate"),
     }
 }

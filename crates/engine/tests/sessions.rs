@@ -4,7 +4,7 @@ use rawrz_engine::{
     Cancel, Engine, Event, FinishReason, GenerateOptions, KvType, OpenError, OpenOptions, RunError,
 };
 use rawrz_engine::{Sampler, SamplerOptions, Session, SyncStats, generate};
-use rawrz_residency::{Fault, FaultySource, MappedSource};
+use rawrz_residency::{Fault, FaultySource, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -206,10 +206,10 @@ fn options_without_sense_are_refused() {
 #[test]
 fn every_fault_at_every_moment_is_an_error_and_nothing_is_lost() {
     let mut handle = None;
-    let wrap = |source: MappedSource| -> Box<dyn rawrz_residency::Source> {
+    let wrap = |source: Arc<dyn Source>| -> Arc<dyn Source> {
         let source = Arc::new(FaultySource::new(source));
         handle = Some(Arc::clone(&source));
-        Box::new(source)
+        source
     };
     let engine = Engine::open_through(&tiny(), &options(), wrap).unwrap();
     let source = handle.unwrap();

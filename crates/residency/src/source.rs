@@ -1,5 +1,6 @@
 //! The source trait: who hands out leases, and what a pass tells it beforehand.
 
+use crate::blocks::padded_len;
 use crate::extent::Extent;
 use crate::lease::Lease;
 use std::io;
@@ -84,6 +85,12 @@ impl Choice {
     /// Bytes of the largest alternative.
     pub fn alternative_bytes(&self) -> u64 {
         self.alternatives.iter().map(|a| a.iter().map(|e| e.len).sum()).max().unwrap_or(0)
+    }
+
+    /// Memory that the largest alternative takes in a cache, in bytes.
+    pub fn alternative_memory_bytes(&self) -> u64 {
+        let bytes = |ranges: &Vec<Extent>| ranges.iter().map(|extent| padded_len(extent.len)).sum();
+        self.alternatives.iter().map(bytes).max().unwrap_or(0)
     }
 }
 

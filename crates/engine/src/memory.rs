@@ -1,0 +1,226 @@
+//! The memory plan of a model: what is mapped, pinned and streamed, how long context and batches are, drawn up and
+//! checked before anything of size is allocated.
+
+use crate::engine::OpenOptions;
+use crate::error::OpenError;
+use rawrz_gguf::{Gguf, ShardSet};
+use rawrz_model::{BATCH_LENS, Model};
+use rawrz_residency::budget::{BelowFloor, Ledger};
+use rawrz_residency::{Eviction, N_READERS, PassPlan, Placement, StreamedOptions};
+
+/// Positions of a session when nobody says how many: the first of these that the model was trained for and
+/// the budget holds.
+const DEFAULT_CONTEXTS: [usize; 4] = [4096, 2048, 1024, 512];
+
+/// Resident parts of one thread's stack and of the allocator's caches for it.
+const THREAD_BYTES: u64 = 256 << 10;
+
+/// The program itself: its code, libraries, and what small allocations add up to. Measured on Linux as the
+/// peak of a run less all other entries of the ledger, rounded up.
+const PROGRAM_BYTES: u64 = 16 << 20;
+
+/// Names of ledger lines that are looked up again.
+pub(crate) const KV_CACHE: &str = "KV cache";
+
+/// The ring, best first: memory of a buffer, and how many. Measured: half of them hold what is being read, and reads
+/// of half a MiB and more reach the disk's full speed.
+const RINGS: [(u64, usize); 4] = [(2 << 20, 24), (1 << 20, 24), (512 << 10, 16), (256 << 10, 16)];
+
+/// When weights are streamed, neither the ring nor scratch for long batches nor a context that nobody asked for takes
+/// more than this part of the budget: what they take is streamed again for every token.
+const PART: u64 = 8;
+
+/// Page tables of anonymous memory: 8 bytes for each page of 4 KiB, and as much again for everything else that the
+/// system keeps about it.
+const PAGE_TABLE_PART: u64 = 256;
+
+/// How weights are reached.
+#[derive(Clone, Debug)]
+pub(crate) enum Route {
+    /// All of the file fits beside everything else: the page cache is the memory.
+    Mapped,
+    /// Part of the weights stays, the rest is read in every pass.
+    Streamed(StreamedOptions),
+}
+
+/// What memory is used for.
+pub(crate) struct MemoryPlan {
+    pub(crate) context_len: usize,
+    pub(crate) batch_len: usize,
+    pub(crate) route: Route,
+    pub(crate) ledger: Ledger,
+}
+
+/// What the plan is made for.
+pub(crate) struct Planner<'a> {
+    pub(crate) shards: &'a ShardSet,
+    pub(crate) model: &'a Model,
+    pub(crate) n_threads: usize,
+    pub(crate) budget_bytes: u64,
+    pub(crate) options: &'a OpenOptions,
+}
+
+impl Planner<'_> {
+    /// Draws up the ledger and checks it: mapped where everything fits, else streamed; for the context that was asked
+    /// for, or the longest default that fits, with batches as long as fit then.
+    pub(crate) fn plan(&self) -> Result<MemoryPlan, OpenError> {
+        let contexts = self.contexts()?;
+        for context_len in &contexts {
+            for batch_len in BATCH_LENS {
+                let ledger = self.mapped(*context_len, batch_len);
+                if ledger.check(self.budget_bytes).is_ok() {
+                    let (context_len, route) = (*context_len, Route::Mapped);
+                    return Ok(MemoryPlan { context_len, batch_len, route, ledger });
+                }
+            }
+        }
+        let part = self.budget_bytes / PART;
+        let smallest = contexts[contexts.len() - 1];
+        let kv_fits = |len: &&usize| self.model.cache_bytes(self.options.kv_type, **len) <= part;
+        let context_len = *contexts.iter().find(kv_fits).unwrap_or(&smallest);
+        let scratch_fits = |len: &usize| self.model.scratch_bytes(self.n_threads, *len) <= part;
+        let batches = BATCH_LENS.into_iter().filter(scratch_fits).chain([BATCH_LENS[BATCH_LENS.len() - 1]]);
+        for batch_len in batches {
+            for ring in RINGS {
+                let Some((streamed, ledger)) = self.streamed(context_len, batch_len, ring) else { continue };
+                if ring == RINGS[RINGS.len() - 1] || ledger.bytes(RING) <= part {
+                    let route = Route::Streamed(streamed);
+                    return Ok(MemoryPlan { context_len, batch_len, route, ledger });
+                }
+            }
+        }
+        Err(BelowFloor { budget_bytes: self.budget_bytes, ledger: self.floor(smallest) }.into())
+    }
+
+    /// The least that works: everything streamed, short batches, the smallest ring.
+    fn floor(&self, context_len: usize) -> Ledger {
+        let (batch_len, ring) = (BATCH_LENS[BATCH_LENS.len() - 1], RINGS[RINGS.len() - 1]);
+        let streamed = self.least(ring);
+        let streamed_floor = self.streamed_ledger(context_len, batch_len, &streamed);
+        // A model that is smaller than a ring is mapped sooner than streamed.
+        let mapped = self.mapped(context_len, batch_len);
+        if mapped.total_bytes() < streamed_floor.total_bytes() { mapped } else { streamed_floor }
+    }
+
+    /// The smallest budget that works, and what makes it up.
+    pub(crate) fn smallest(&self) -> Result<Ledger, OpenError> {
+        let contexts = self.contexts()?;
+        Ok(self.floor(contexts[contexts.len() - 1]))
+    }
+
+    /// Context lengths to try, longest first.
+    fn contexts(&self) -> Result<Vec<usize>, OpenError> {
+        let trained = self.model.config().context_len;
+        match self.options.ctx_len {
+            Some(0) => Err(OpenError::Option { problem: "a context of 0 tokens is empty".to_owned() }),
+            Some(n) if n > trained => {
+                let problem = format!(
+                    "a context of {n} tokens is longer than the {trained} this model was trained for"
+                );
+                Err(OpenError::Option { problem })
+            }
+            Some(n) => Ok(vec![n]),
+            None => Ok(DEFAULT_CONTEXTS.iter().map(|n| *n.min(&trained)).collect()),
+        }
+    }
+
+    /// What both routes use beside weights.
+    fn add_rest(&self, ledger: &mut Ledger, context_len: usize, batch_len: usize) {
+        ledger.add(KV_CACHE, self.model.cache_bytes(self.options.kv_type, context_len));
+        ledger.add("scratch", self.model.scratch_bytes(self.n_threads, batch_len));
+        ledger.add("tokenizer", tokenizer_bytes_bound(self.shards.first()));
+        ledger.add("threads", self.n_threads as u64 * THREAD_BYTES);
+        ledger.add("program", PROGRAM_BYTES);
+    }
+
+    fn mapped(&self, context_len: usize, batch_len: usize) -> Ledger {
+        let mut ledger = Ledger::default();
+        ledger.add("weights (mapped)", self.shards.shards().iter().map(Gguf::file_len).sum());
+        self.add_rest(&mut ledger, context_len, batch_len);
+        ledger
+    }
+
+    fn streamed_ledger(&self, context_len: usize, batch_len: usize, options: &StreamedOptions) -> Ledger {
+        let placement = Placement::of(self.model.plan(), options);
+        let mut ledger = Ledger::default();
+        ledger.add("weights (pinned)", placement.pinned_bytes);
+        ledger.add(RING, placement.ring_bytes);
+        if options.cache_bytes > 0 {
+            ledger.add("experts (cache)", options.cache_bytes);
+        }
+        ledger.add("readers", placement.reader_bytes);
+        ledger.add("metadata (mapped)", self.shards.shards().iter().map(Gguf::data_offset).sum());
+        self.add_rest(&mut ledger, context_len, batch_len);
+        ledger.add("page tables", ledger.total_bytes() / PAGE_TABLE_PART);
+        ledger
+    }
+
+    fn least(&self, (piece_bytes, n_buffers): (u64, usize)) -> StreamedOptions {
+        StreamedOptions {
+            piece_bytes,
+            n_buffers,
+            pinned_bytes: 0,
+            cache_bytes: least_cache_bytes(self.model.plan()),
+            eviction: Eviction::LeastRecent,
+            n_readers: N_READERS,
+        }
+    }
+
+    /// Weights streamed through `ring`, with all memory that is left used to keep some; `None` below the floor.
+    fn streamed(
+        &self,
+        context_len: usize,
+        batch_len: usize,
+        ring: (u64, usize),
+    ) -> Option<(StreamedOptions, Ledger)> {
+        let mut options = self.least(ring);
+        let least = self.streamed_ledger(context_len, batch_len, &options);
+        let left = self.budget_bytes.checked_sub(least.total_bytes())?;
+        let left = left - left / PAGE_TABLE_PART;
+        let kept = least.bytes("weights (pinned)");
+        // What every token reads comes first; experts are read by some tokens only.
+        options.pinned_bytes = kept + left;
+        let pinned = Placement::of(self.model.plan(), &options).pinned_bytes;
+        options.pinned_bytes = pinned;
+        let plan = self.model.plan();
+        if !plan.choices.is_empty() {
+            options.cache_bytes += (left + kept).saturating_sub(pinned);
+            options.eviction = eviction(plan, options.cache_bytes);
+        }
+        let ledger = self.streamed_ledger(context_len, batch_len, &options);
+        ledger.check(self.budget_bytes).ok()?;
+        Some((options, ledger))
+    }
+}
+
+const RING: &str = "weights (ring)";
+
+/// Room for the alternatives that one token takes in one stage, so that they are read together.
+fn least_cache_bytes(plan: &PassPlan) -> u64 {
+    plan.choices
+        .iter()
+        .map(|choice| choice.alternative_memory_bytes() * choice.n_picked as u64)
+        .max()
+        .unwrap_or(0)
+}
+
+/// In a cache smaller than what one token takes, an order by age never hits.
+fn eviction(plan: &PassPlan, cache_bytes: u64) -> Eviction {
+    let per_token: u64 =
+        plan.choices.iter().map(|choice| choice.alternative_memory_bytes() * choice.n_picked as u64).sum();
+    if cache_bytes < per_token + least_cache_bytes(plan) {
+        Eviction::MostRecent
+    } else {
+        Eviction::LeastRecent
+    }
+}
+
+/// The most heap that the tokenizer of `gguf` takes, known before it is built: per token an offset, a hash slot
+/// and its attributes, per merge a slot of the table of pairs.
+fn tokenizer_bytes_bound(gguf: &Gguf) -> u64 {
+    let len = |key: &str| match gguf.get(key) {
+        Some(rawrz_gguf::Value::Array(array)) => array.len() as u64,
+        _ => 0,
+    };
+    (2 << 20) + 32 * len("tokenizer.ggml.tokens") + 48 * len("tokenizer.ggml.merges")
+}
