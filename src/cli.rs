@@ -36,6 +36,12 @@ pub(crate) enum Command {
     /// empty context; medians are reported, and the share that decoding reaches of reading the same weights
     /// without computing (the best of the same run).
     Bench(BenchArgs),
+    /// Say what a memory budget makes of a model, without running it
+    ///
+    /// Prints the smallest budget that works, what memory is used for under --memory, where the weights of each
+    /// layer are (mapped, pinned or streamed), how much is read from the disk for each token, and how fast decoding
+    /// can be at best with this disk and this memory.
+    Plan(PlanArgs),
     /// Show what is in a model file
     Inspect(InspectArgs),
     /// Turn text on standard input into the model's tokens
@@ -188,6 +194,24 @@ pub(crate) struct BenchArgs {
     pub(crate) reps: usize,
     #[command(flatten)]
     pub(crate) limits: Limits,
+    /// Print one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    /// A .gguf file or a built-in name
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// Context length in tokens [default: the model's own, as far as the budget allows]
+    #[arg(long, value_name = "N", value_parser = context_len)]
+    pub(crate) ctx: Option<usize>,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    /// Measure the disk again, whatever is remembered of it
+    #[arg(long)]
+    pub(crate) probe: bool,
     /// Print one JSON object
     #[arg(long)]
     pub(crate) json: bool,

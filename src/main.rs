@@ -5,6 +5,7 @@
 mod catalog;
 mod cli;
 mod commands;
+mod disks;
 mod exit;
 mod fetch;
 mod interrupt;
@@ -24,6 +25,7 @@ fn main() -> ExitCode {
         Command::Demo => commands::demo::main(),
         Command::Run(args) => commands::run::main(&args),
         Command::Bench(args) => commands::bench::main(&args),
+        Command::Plan(args) => commands::plan::main(&args),
         Command::Inspect(args) => commands::inspect::main(&args),
         Command::Tokenize(args) => commands::tokenize::main(&args),
         Command::Perplexity(args) => commands::perplexity::main(&args),

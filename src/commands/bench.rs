@@ -9,12 +9,17 @@ use crate::exit::Interrupted;
 use crate::output::Output;
 use crate::{interrupt, locate};
 use anyhow::Context;
-use rawrz_engine::{Cancel, Engine, Isa, RunError, Session, Size, process_memory};
+use rawrz_engine::{
+    Cancel, ChoiceStats, Engine, Isa, RunError, Session, Size, StreamStats, Traffic, process_memory,
+};
 use rawrz_text::TokenId;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// How long the disk is read to know what it delivers.
+const DISK_PROBE_TIME: Duration = Duration::from_secs(1);
 
 /// Tokens of the run that warms up.
 const WARM_UP_TOKENS: usize = 8;
@@ -39,11 +44,14 @@ pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<()> {
             "decode_tok_s": measured.decode_tok_s,
             "bound_decode_tok_s": measured.bound_decode_tok_s(),
             "share_of_bound": measured.share_of_bound(),
-            "read_bytes_per_s": measured.read_bytes_per_s,
-            "weight_bytes_per_token": measured.weight_bytes,
-            // A model that is mapped as a whole is neither streamed nor pinned.
-            "streamed_bytes_per_token": 0,
-            "pinned_bytes": 0,
+            "read_bytes_per_s": measured.memory_bytes_per_s,
+            "weight_bytes_per_token": measured.traffic.touched_bytes,
+            "streamed_bytes_per_token": measured.streamed_bytes_per_token(),
+            "disk_bytes_per_s": measured.disk.as_ref().map(|disk| disk.bytes_per_s),
+            "direct_reads": measured.disk.as_ref().map(|disk| disk.is_direct),
+            "stalled_share": measured.disk.as_ref().map(|disk| disk.stalled_share),
+            "expert_hit_rate": measured.hit_rate,
+            "pinned_bytes": measured.pinned_bytes,
             "peak_memory_bytes": peak,
             "prompt_tokens": args.prompt,
             "tokens": args.tokens,
@@ -52,7 +60,7 @@ pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<()> {
             "kernels": measured.isa.name(),
         }));
     }
-    let Measured { load_ms, first_token_ms, weight_bytes, read_bytes_per_s, threads, isa, .. } = measured;
+    let Measured { load_ms, first_token_ms, threads, isa, .. } = measured;
     out.line(&format!("medians of {}, {threads} threads, {isa} kernels", args.reps))?;
     out.line(&format!("  load         {load_ms:10.1} ms"))?;
     out.line(&format!(
@@ -62,13 +70,12 @@ pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<()> {
         out.line(&format!("  prefill      {rate:10.1} tok/s, {} tokens", args.prompt))?;
     }
     if let Some(rate) = measured.decode_tok_s {
-        out.line(&format!("  decode       {rate:10.1} tok/s, {} tokens", args.tokens))?;
+        out.line(&format!("  decode       {rate:10.2} tok/s, {} tokens", args.tokens))?;
     }
     out.line(&format!(
-        "  bound        {:10.1} tok/s: {} of weights for each token, read at {:.1} GB/s",
+        "  bound        {:10.2} tok/s: {}",
         measured.bound_decode_tok_s(),
-        Size(weight_bytes),
-        read_bytes_per_s / 1e9
+        measured.what_bounds()
     ))?;
     if let Some(share) = measured.share_of_bound() {
         out.line(&format!("  share        {:10.1} % of the bound", share * 100.0))?;
@@ -85,20 +92,59 @@ struct Measured {
     first_token_ms: f64,
     prefill_tok_s: Option<f64>,
     decode_tok_s: Option<f64>,
-    weight_bytes: u64,
+    traffic: Traffic,
     /// The best of the repetitions: a bound is what can be had.
-    read_bytes_per_s: f64,
+    memory_bytes_per_s: f64,
+    /// Where weights are streamed.
+    disk: Option<Disk>,
+    /// Part of the experts' bytes that decoding found in memory; `None` without experts.
+    hit_rate: Option<f64>,
+    pinned_bytes: u64,
     threads: usize,
     isa: Isa,
 }
 
+/// The disk that weights are streamed from.
+struct Disk {
+    /// Read as passes read it, without computing, before and after decoding: their mean.
+    bytes_per_s: f64,
+    is_direct: bool,
+    /// Part of the time of decoding in which it waited for bytes.
+    stalled_share: f64,
+}
+
 impl Measured {
+    fn disk_bytes_per_s(&self) -> f64 {
+        self.disk.as_ref().map_or(f64::INFINITY, |disk| disk.bytes_per_s)
+    }
+
     fn bound_decode_tok_s(&self) -> f64 {
-        self.read_bytes_per_s / self.weight_bytes as f64
+        self.traffic.bound(self.hit_rate.unwrap_or(1.0), self.disk_bytes_per_s(), self.memory_bytes_per_s)
+    }
+
+    fn streamed_bytes_per_token(&self) -> u64 {
+        self.traffic.read_bytes(self.hit_rate.unwrap_or(1.0)) as u64
     }
 
     fn share_of_bound(&self) -> Option<f64> {
         self.decode_tok_s.map(|rate| rate / self.bound_decode_tok_s())
+    }
+
+    fn what_bounds(&self) -> String {
+        let memory = format!(
+            "{} of weights for each token, read at {:.1} GB/s",
+            Size(self.traffic.touched_bytes),
+            self.memory_bytes_per_s / 1e9
+        );
+        let Some(disk) = &self.disk else { return memory };
+        let hits = self.hit_rate.map(|rate| format!(", {:.0} % of the experts in memory", rate * 100.0));
+        format!(
+            "{} from the disk for each token, at {:.2} GB/s{}{}; {memory}",
+            Size(self.streamed_bytes_per_token()),
+            disk.bytes_per_s / 1e9,
+            if disk.is_direct { "" } else { " through the page cache" },
+            hits.unwrap_or_default()
+        )
     }
 }
 
@@ -106,13 +152,20 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
     let ctx = args.prompt.max(args.tokens).max(WARM_UP_TOKENS);
     let open = || run::open(path, &args.limits, Some(ctx));
     let warm = open()?;
-    prefill(&warm, WARM_UP_TOKENS, cancel)?;
-    let (threads, isa) = (warm.n_threads(), warm.isa());
+    let (threads, isa, traffic) = (warm.n_threads(), warm.isa(), warm.traffic());
+    let is_streamed = warm.placement().is_some();
+    let pinned_bytes = warm.placement().map_or(0, |placement| placement.pinned_bytes);
+    let mut memory_bytes_per_s = if is_streamed { warm.probe_memory() } else { 0.0 };
+    if !is_streamed {
+        // Past the page cache there is nothing to warm.
+        prefill(&warm, WARM_UP_TOKENS, cancel)?;
+    }
     drop(warm);
 
     let (mut loads, mut first_tokens) = (Vec::new(), Vec::new());
     let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
-    let (mut weight_bytes, mut read_bytes_per_s) = (0, 0.0f64);
+    let (mut disks, mut stalled_shares, mut is_direct) = (Vec::new(), Vec::new(), true);
+    let mut choices = ChoiceStats::default();
     for _ in 0..args.reps {
         let started = Instant::now();
         let engine = open()?;
@@ -123,20 +176,40 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
             prefills.push(args.prompt as f64 / prefill(&engine, args.prompt, cancel)?.as_secs_f64());
         }
         if args.tokens > 0 {
-            decodes.push(args.tokens as f64 / decode(&engine, args.tokens, cancel)?.as_secs_f64());
+            // A disk that others use too is seldom the same: before and after.
+            let before = engine.probe_disk(DISK_PROBE_TIME)?;
+            let (time, stats) = decode(&engine, args.tokens, cancel)?;
+            let after = engine.probe_disk(DISK_PROBE_TIME)?;
+            decodes.push(args.tokens as f64 / time.as_secs_f64());
+            choices.hits += stats.choices.hits;
+            choices.misses += stats.choices.misses;
+            if let (Some(before), Some(after)) = (before, after) {
+                disks.push((before + after) / 2.0);
+                stalled_shares.push(stats.stalled.as_secs_f64() / time.as_secs_f64());
+                is_direct &= engine.reads_directly().unwrap_or(true);
+            }
         }
-        let (bytes, time) = engine.sweep_weights()?;
-        weight_bytes = bytes;
-        read_bytes_per_s = read_bytes_per_s.max(bytes as f64 / time.as_secs_f64());
+        if !is_streamed {
+            let (bytes, time) = engine.sweep_weights()?;
+            memory_bytes_per_s = memory_bytes_per_s.max(bytes as f64 / time.as_secs_f64());
+        }
     }
     let at_least_one = "there is at least one repetition";
+    let taken = choices.hits + choices.misses;
     Ok(Measured {
         load_ms: median(loads).context(at_least_one)?,
         first_token_ms: median(first_tokens).context(at_least_one)?,
         prefill_tok_s: median(prefills),
         decode_tok_s: median(decodes),
-        weight_bytes,
-        read_bytes_per_s,
+        traffic,
+        memory_bytes_per_s,
+        disk: median(disks).zip(median(stalled_shares)).map(|(bytes_per_s, stalled_share)| Disk {
+            bytes_per_s,
+            is_direct,
+            stalled_share,
+        }),
+        hit_rate: (taken > 0).then(|| choices.hits as f64 / taken as f64),
+        pinned_bytes,
         threads,
         isa,
     })
@@ -153,15 +226,16 @@ fn prefill(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Re
 
 /// Time to run `n_tokens` tokens one by one from an empty context, after one that maps what was not mapped yet.
 /// Sampling is left out. Both as in llama-bench.
-fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<Duration> {
+fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<(Duration, StreamStats)> {
     let mut session = Session::new(engine)?;
     let tokens = tokens(engine, n_tokens);
     session.sync(&tokens[n_tokens - 1..], cancel)?;
-    let started = Instant::now();
+    let stats = || engine.stream_stats().unwrap_or_default();
+    let (before, started) = (stats(), Instant::now());
     for n in 1..=n_tokens {
         session.sync(&tokens[..n], cancel)?;
     }
-    Ok(started.elapsed())
+    Ok((started.elapsed(), stats().since(&before)))
 }
 
 /// Tokens all over the vocabulary: which ones has no influence on the time.

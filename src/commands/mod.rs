@@ -6,6 +6,7 @@ pub(crate) mod demo;
 pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod perplexity;
+pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod run;
 pub(crate) mod tokenize;

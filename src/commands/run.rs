@@ -43,9 +43,9 @@ pub(crate) fn main(args: &RunArgs) -> anyhow::Result<()> {
     finished(&generated)
 }
 
-/// Opens a model; a refusal says which flag helps.
-pub(crate) fn open(path: &Path, limits: &Limits, ctx: Option<usize>) -> anyhow::Result<Arc<Engine>> {
-    let options = OpenOptions {
+/// How to open a model, as the flags say.
+pub(crate) fn options(limits: &Limits, ctx: Option<usize>) -> OpenOptions {
+    OpenOptions {
         memory_bytes: limits.memory,
         threads: limits.threads,
         ctx_len: ctx,
@@ -59,8 +59,12 @@ pub(crate) fn open(path: &Path, limits: &Limits, ctx: Option<usize>) -> anyhow::
             cli::KvType::Q4_0 => KvType::Q4_0,
         },
         ..OpenOptions::default()
-    };
-    Engine::open(path, &options).map_err(|error| match error {
+    }
+}
+
+/// Opens a model; a refusal says which flag helps.
+pub(crate) fn open(path: &Path, limits: &Limits, ctx: Option<usize>) -> anyhow::Result<Arc<Engine>> {
+    Engine::open(path, &options(limits, ctx)).map_err(|error| match error {
         OpenError::Budget(below) => {
             let floor = below.ledger.total_bytes();
             anyhow::anyhow!("{below}; give --memory {floor} or more, or a smaller --ctx or model")

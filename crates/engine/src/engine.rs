@@ -4,7 +4,7 @@ use crate::error::{OpenError, RunError};
 use crate::files::ModelFiles;
 use crate::memory::{KV_CACHE, MemoryPlan, Planner, Route};
 use rawrz_gguf::ShardSet;
-use rawrz_model::{Isa, KvCache, KvType, Model, Precision, Runner};
+use rawrz_model::{Isa, KvCache, KvType, Model, PassError, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
 use rawrz_residency::{PassPlan, Placement, Source, StreamStats, StreamedOptions, StreamedSource};
 use rawrz_text::{ChatTemplate, TemplateError, Tokenizer};
@@ -46,6 +46,7 @@ pub struct Engine {
     batch_len: usize,
     context_len: usize,
     kv_type: KvType,
+    device: Option<u64>,
     budget_bytes: u64,
     ledger: Ledger,
     /// KV caches of all sessions now.
@@ -76,6 +77,13 @@ impl Traffic {
     pub fn read_bytes(&self, hit_rate: f64) -> f64 {
         self.streamed_bytes as f64 + self.picked_bytes as f64 * (1.0 - hit_rate)
     }
+
+    /// Tokens in a second that no program exceeds which reads this much, of disk and memory with these bandwidths in
+    /// bytes in a second: reading and computing overlap at best.
+    pub fn bound(&self, hit_rate: f64, disk: f64, memory: f64) -> f64 {
+        let reading = self.read_bytes(hit_rate) / disk;
+        1.0 / reading.max(self.touched_bytes as f64 / memory)
+    }
 }
 
 impl Engine {
@@ -103,10 +111,14 @@ impl Engine {
         };
         let n_threads = n_threads(options)?;
         let budget_bytes = budget_bytes(options);
-        let planner = Planner { shards: &shards, model: &model, n_threads, budget_bytes, options };
-        let MemoryPlan { context_len, batch_len, route, ledger } = planner.plan()?;
+        let planner = Planner::new(&shards, &model, n_threads, budget_bytes, options);
+        // Refused, where it must be, before the tokenizer is built; planned again with what that takes.
+        planner.plan()?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
+        let planner = planner.with_tokenizer(tokenizer.heap_bytes() as u64);
+        let MemoryPlan { context_len, batch_len, route, ledger } = planner.plan()?;
         let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
+        let device = mapped.device();
         let (source, streamed): (Arc<dyn Source>, _) = match route {
             Route::Mapped => {
                 mapped.expect_whole_reads();
@@ -129,6 +141,7 @@ impl Engine {
             n_threads,
             context_len,
             kv_type: options.kv_type,
+            device,
             budget_bytes,
             ledger,
             kv_in_use: AtomicU64::new(0),
@@ -141,7 +154,7 @@ impl Engine {
         let files = ModelFiles::open(path)?;
         let model = Model::bind(&files.shards, &files.source)?;
         let (n_threads, budget_bytes) = (n_threads(options)?, budget_bytes(options));
-        Planner { shards: &files.shards, model: &model, n_threads, budget_bytes, options }.smallest()
+        Planner::new(&files.shards, &model, n_threads, budget_bytes, options).smallest()
     }
 
     /// Where the weights of each stage (layers, then the head) are; `None` when all are mapped.
@@ -157,6 +170,25 @@ impl Engine {
     /// Whether streamed weights pass by the page cache; `None` when all are mapped.
     pub fn reads_directly(&self) -> Option<bool> {
         self.streamed.as_ref().map(|streamed| streamed.source.is_direct())
+    }
+
+    /// Bytes in a second that the disk delivers when it is read as passes read it, measured for `time`; `None` when all
+    /// weights are mapped.
+    pub fn probe_disk(&self, time: Duration) -> Result<Option<f64>, RunError> {
+        let _runner = self.runner();
+        let probe = |streamed: &Streamed| streamed.source.probe(time);
+        Ok(self.streamed.as_ref().map(probe).transpose().map_err(PassError::from)?)
+    }
+
+    /// Bytes in a second that all threads together read from memory. Takes a quarter of the budget, at most 64 MiB,
+    /// which is there before the first pass.
+    pub fn probe_memory(&self) -> f64 {
+        self.runner().memory_bandwidth((self.budget_bytes / 4).min(64 << 20) as usize)
+    }
+
+    /// A number for the device that the model lies on, where the system tells.
+    pub fn device(&self) -> Option<u64> {
+        self.device
     }
 
     /// What a pass of one token reads.
@@ -245,7 +277,7 @@ impl Engine {
     }
 
     /// Tokens that one pass takes at most.
-    pub(crate) fn batch_len(&self) -> usize {
+    pub fn batch_len(&self) -> usize {
         self.batch_len
     }
 

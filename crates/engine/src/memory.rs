@@ -53,14 +53,31 @@ pub(crate) struct MemoryPlan {
 
 /// What the plan is made for.
 pub(crate) struct Planner<'a> {
-    pub(crate) shards: &'a ShardSet,
-    pub(crate) model: &'a Model,
-    pub(crate) n_threads: usize,
-    pub(crate) budget_bytes: u64,
-    pub(crate) options: &'a OpenOptions,
+    shards: &'a ShardSet,
+    model: &'a Model,
+    n_threads: usize,
+    budget_bytes: u64,
+    options: &'a OpenOptions,
+    tokenizer_bytes: u64,
 }
 
-impl Planner<'_> {
+impl<'a> Planner<'a> {
+    pub(crate) fn new(
+        shards: &'a ShardSet,
+        model: &'a Model,
+        n_threads: usize,
+        budget_bytes: u64,
+        options: &'a OpenOptions,
+    ) -> Planner<'a> {
+        let tokenizer_bytes = tokenizer_bytes_bound(shards.first());
+        Planner { shards, model, n_threads, budget_bytes, options, tokenizer_bytes }
+    }
+
+    /// The tokenizer takes `bytes`, no more than what was planned with.
+    pub(crate) fn with_tokenizer(self, bytes: u64) -> Planner<'a> {
+        Planner { tokenizer_bytes: bytes.min(self.tokenizer_bytes), ..self }
+    }
+
     /// Draws up the ledger and checks it: mapped where everything fits, else streamed; for the context that was asked
     /// for, or the longest default that fits, with batches as long as fit then.
     pub(crate) fn plan(&self) -> Result<MemoryPlan, OpenError> {
@@ -128,7 +145,7 @@ impl Planner<'_> {
     fn add_rest(&self, ledger: &mut Ledger, context_len: usize, batch_len: usize) {
         ledger.add(KV_CACHE, self.model.cache_bytes(self.options.kv_type, context_len));
         ledger.add("scratch", self.model.scratch_bytes(self.n_threads, batch_len));
-        ledger.add("tokenizer", tokenizer_bytes_bound(self.shards.first()));
+        ledger.add("tokenizer", self.tokenizer_bytes);
         ledger.add("threads", self.n_threads as u64 * THREAD_BYTES);
         ledger.add("program", PROGRAM_BYTES);
     }

@@ -52,3 +52,19 @@ impl Model {
         result
     }
 }
+
+impl Runner {
+    /// Bytes in a second that all threads together read from `len_bytes` of memory, the best of a few times: what
+    /// bounds a pass of one token whose weights are there.
+    pub fn memory_bandwidth(&self, len_bytes: usize) -> f64 {
+        let memory = vec![1u8; len_bytes];
+        let mut best = 0.0f64;
+        for read in ReadAll::ways(Isa::detect()).into_iter().cycle().take(9) {
+            let started = Instant::now();
+            let chunks: Vec<&[u8]> = memory.chunks(TASK_BYTES.1).collect();
+            self.pool().run(chunks.len(), &|task| read.read(chunks[task]));
+            best = best.max(len_bytes as f64 / started.elapsed().as_secs_f64());
+        }
+        best
+    }
+}

@@ -93,6 +93,14 @@ impl Part {
         Ok(None)
     }
 
+    /// The device that the file lies on.
+    pub(crate) fn device(&self) -> Option<u64> {
+        #[cfg(unix)]
+        return self.file.metadata().ok().map(|metadata| std::os::unix::fs::MetadataExt::dev(&metadata));
+        #[cfg(not(unix))]
+        None
+    }
+
     /// Whether `file` is this part, opened again.
     pub(crate) fn is_same_file(&self, file: &File) -> io::Result<bool> {
         let metadata = file.metadata()?;

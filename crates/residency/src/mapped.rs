@@ -169,6 +169,11 @@ impl MappedSource {
         self.files[file].iter().try_for_each(|part| part.check_unchanged())
     }
 
+    /// A number for the device that the first file lies on, where the system tells.
+    pub fn device(&self) -> Option<u64> {
+        self.files.first()?.first()?.part.device()
+    }
+
     /// Paths of the first part of each logical file, in order.
     pub fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.files.iter().map(|parts| &parts[0].part.path)

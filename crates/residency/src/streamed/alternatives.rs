@@ -80,6 +80,11 @@ impl Alternatives {
         self.queue.pop_front()
     }
 
+    /// All ranges of all alternatives.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = Extent> {
+        self.items.iter().flat_map(|item| item.ranges.iter().copied())
+    }
+
     fn find(&self, ranges: &[Extent]) -> Result<usize, ReadError> {
         let found = ranges.first().and_then(|first| self.index.get(first));
         let item = found.copied().filter(|item| self.items[*item].ranges == ranges);

@@ -36,7 +36,7 @@ use state::{Copies, Filled, PieceState, State};
 use std::collections::HashMap;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -142,6 +142,23 @@ pub struct StreamStats {
     pub choices: ChoiceStats,
     /// The stage that the last lease was for.
     pub stage: u32,
+}
+
+impl StreamStats {
+    /// What was done after `before`.
+    pub fn since(&self, before: &StreamStats) -> StreamStats {
+        let ChoiceStats { hits, misses, missed_bytes } = before.choices;
+        StreamStats {
+            bytes_read: self.bytes_read - before.bytes_read,
+            stalled: self.stalled - before.stalled,
+            choices: ChoiceStats {
+                hits: self.choices.hits - hits,
+                misses: self.choices.misses - misses,
+                missed_bytes: self.choices.missed_bytes - missed_bytes,
+            },
+            stage: self.stage,
+        }
+    }
 }
 
 struct Shared {
@@ -301,7 +318,8 @@ impl StreamedSource {
         let placement = Placement::of_pieces(&pieces, plan, options);
         let state = State {
             states: pieces.iter().map(|_| PieceState::Empty).collect(),
-            limit: pieces.len(),
+            // Nothing is read before the first pass.
+            limit: 0,
             pieces,
             cursor: 0,
             next: 0,
@@ -356,6 +374,60 @@ impl StreamedSource {
             choices: self.shared.lock().alternatives.stats,
             stage: self.shared.stage.load(Ordering::Relaxed),
         }
+    }
+
+    /// Reads what passes stream, without lending it, for `time`: by as many readers and in as long reads as passes do,
+    /// into the buffers of the ring. Bytes in a second; infinite when nothing is streamed. Between passes only.
+    pub fn probe(&self, time: Duration) -> Result<f64, ReadError> {
+        let (extents, mut buffers) = {
+            let mut state = self.shared.lock();
+            // Nothing is read ahead meanwhile.
+            state.limit = 0;
+            while state.n_reading > 0 {
+                state = self.shared.wait(state);
+            }
+            state.forget_read_ahead();
+            state.cursor = 0;
+            let n_buffers = self.readers.len().min(state.free.len());
+            let buffers = state.free.drain(..n_buffers).collect::<Vec<_>>();
+            let streamed = state.pieces.iter().filter(|piece| !piece.is_pinned).map(|piece| piece.extent);
+            let most = buffers.first().map_or(0, Buffer::len) as u64 - padded_len(1);
+            let ranges = streamed.chain(state.alternatives.ranges());
+            let short = ranges.flat_map(|range| {
+                let cut = (0..range.len).step_by(most as usize);
+                cut.map(move |at| range.slice(at, most.min(range.len - at)))
+            });
+            (short.collect::<Vec<Extent>>(), buffers)
+        };
+        let result = self.read_for(time, &extents, &mut buffers);
+        self.shared.lock().free.append(&mut buffers);
+        result
+    }
+
+    fn read_for(&self, time: Duration, extents: &[Extent], buffers: &mut [Buffer]) -> Result<f64, ReadError> {
+        if extents.is_empty() {
+            return Ok(f64::INFINITY);
+        }
+        let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let started = Instant::now();
+        let read = |number: usize, buffer: &mut Buffer| -> Result<(), ReadError> {
+            while started.elapsed() < time {
+                let extent = extents[next.fetch_add(1, Ordering::Relaxed) % extents.len()];
+                self.shared.blocks.read(number, extent, buffer.bytes_mut())?;
+                bytes.fetch_add(extent.len, Ordering::Relaxed);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let read = &read;
+            let readers = buffers.iter_mut().enumerate();
+            let readers: Vec<_> = readers.map(|(n, buffer)| scope.spawn(move || read(n, buffer))).collect();
+            readers.into_iter().try_for_each(|reader| match reader.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
+        Ok(bytes.into_inner() as f64 / started.elapsed().as_secs_f64())
     }
 
     fn piece(&self, extent: Extent) -> Result<usize, ReadError> {

@@ -209,7 +209,7 @@ impl State {
 
     /// Whether the pass took every piece that it was to take.
     pub(crate) fn is_through(&self) -> bool {
-        self.pieces[self.next..self.limit].iter().all(|piece| piece.is_pinned)
+        self.pieces.get(self.next..self.limit).unwrap_or_default().iter().all(|piece| piece.is_pinned)
     }
 }
 
