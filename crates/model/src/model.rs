@@ -136,21 +136,22 @@ impl Model {
         KvCache::bytes(&self.config, ty, capacity)
     }
 
-    /// Bytes of scratch that each token of a batch takes.
-    fn scratch_bytes_per_token(&self) -> u64 {
+    /// Bytes of buffers that each token of a batch takes.
+    fn buffer_bytes_per_token(&self) -> u64 {
         let c = &self.config;
-        let input = c.dim.max(c.ffn_dim).max(c.attention_len());
         let floats =
             2 * c.dim + c.query_len() + c.key_len() + c.value_len() + c.attention_len() + 2 * c.ffn_dim;
         // A rotation table for each of two bases, the buffer of norms in place, and a row of the embedding table, of f32
         // at most.
         let floats = floats + 2 * c.rope_dim + c.query_len() + c.dim;
-        floats as u64 * 4 + Activations::bytes(input, 1)
+        floats as u64 * 4
     }
 
     /// The most bytes that a [`Runner`] of `n_threads` threads takes for passes of up to `batch_len` tokens.
     pub fn scratch_bytes(&self, n_threads: usize, batch_len: usize) -> u64 {
-        let batch = self.scratch_bytes_per_token() * batch_len as u64;
+        let c = &self.config;
+        let input = c.dim.max(c.ffn_dim).max(c.attention_len());
+        let batch = self.buffer_bytes_per_token() * batch_len as u64 + Activations::bytes(input, batch_len);
         let heads_per_kv = self.config.n_heads / self.config.n_kv_heads;
         // Of any type: what is widened takes the same.
         let layout = self.config.kv_layout(KvType::F16);
