@@ -9,17 +9,16 @@ use crate::exit::Interrupted;
 use crate::output::Output;
 use crate::{interrupt, locate};
 use anyhow::Context;
-use rawrz_engine::{
-    Cancel, ChoiceStats, Engine, Isa, RunError, Session, Size, StreamStats, Traffic, process_memory,
-};
+use rawrz_engine::{Cancel, ChoiceStats, Engine, Isa, RunError, Session, Size, Traffic, process_memory};
 use rawrz_text::TokenId;
 use serde_json::json;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long the disk is read to know what it delivers.
-const DISK_PROBE_TIME: Duration = Duration::from_secs(1);
+/// How often in a decode the disk is read to know what it delivers, and how long each time.
+const DISK_PROBES: usize = 8;
+const DISK_PROBE_TIME: Duration = Duration::from_millis(500);
 
 /// Tokens of the run that warms up.
 const WARM_UP_TOKENS: usize = 8;
@@ -106,7 +105,7 @@ struct Measured {
 
 /// The disk that weights are streamed from.
 struct Disk {
-    /// Read as passes read it, without computing, before and after decoding: their mean.
+    /// Read as passes read it, without computing, in turns with decoding: the mean.
     bytes_per_s: f64,
     is_direct: bool,
     /// Part of the time of decoding in which it waited for bytes.
@@ -149,7 +148,7 @@ impl Measured {
 }
 
 fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Measured> {
-    let ctx = args.prompt.max(args.tokens).max(WARM_UP_TOKENS);
+    let ctx = args.prompt.max(args.tokens + DISK_PROBES).max(WARM_UP_TOKENS);
     let open = || run::open(path, &args.limits, Some(ctx));
     let warm = open()?;
     let (threads, isa, traffic) = (warm.n_threads(), warm.isa(), warm.traffic());
@@ -176,16 +175,13 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
             prefills.push(args.prompt as f64 / prefill(&engine, args.prompt, cancel)?.as_secs_f64());
         }
         if args.tokens > 0 {
-            // A disk that others use too is seldom the same: before and after.
-            let before = engine.probe_disk(DISK_PROBE_TIME)?;
-            let (time, stats) = decode(&engine, args.tokens, cancel)?;
-            let after = engine.probe_disk(DISK_PROBE_TIME)?;
-            decodes.push(args.tokens as f64 / time.as_secs_f64());
-            choices.hits += stats.choices.hits;
-            choices.misses += stats.choices.misses;
-            if let (Some(before), Some(after)) = (before, after) {
-                disks.push((before + after) / 2.0);
-                stalled_shares.push(stats.stalled.as_secs_f64() / time.as_secs_f64());
+            let decoded = decode(&engine, args.tokens, cancel)?;
+            decodes.push(args.tokens as f64 / decoded.time.as_secs_f64());
+            choices.hits += decoded.choices.hits;
+            choices.misses += decoded.choices.misses;
+            if let Some(disk_bytes_per_s) = decoded.disk_bytes_per_s {
+                disks.push(disk_bytes_per_s);
+                stalled_shares.push(decoded.stalled.as_secs_f64() / decoded.time.as_secs_f64());
                 is_direct &= engine.reads_directly().unwrap_or(true);
             }
         }
@@ -224,18 +220,47 @@ fn prefill(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Re
     Ok(started.elapsed())
 }
 
-/// Time to run `n_tokens` tokens one by one from an empty context, after one that maps what was not mapped yet.
-/// Sampling is left out. Both as in llama-bench.
-fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<(Duration, StreamStats)> {
+/// What running tokens one by one took.
+#[derive(Default)]
+struct Decoded {
+    time: Duration,
+    /// Of the time, how long it waited for weights.
+    stalled: Duration,
+    choices: ChoiceStats,
+    /// Where weights are streamed.
+    disk_bytes_per_s: Option<f64>,
+}
+
+/// Runs `n_tokens` tokens one by one from an empty context, after one that maps what was not mapped yet. Sampling is
+/// left out. Both as in llama-bench.
+///
+/// A disk that others use too is seldom the same, so where weights are streamed it is measured between tokens, and the
+/// token after each measurement, for which nothing was read ahead, is left out.
+fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<Decoded> {
     let mut session = Session::new(engine)?;
-    let tokens = tokens(engine, n_tokens);
-    session.sync(&tokens[n_tokens - 1..], cancel)?;
+    let is_streamed = engine.placement().is_some();
+    let n_groups = if is_streamed { DISK_PROBES.min(n_tokens) } else { 1 };
+    let tokens = tokens(engine, n_tokens + n_groups);
     let stats = || engine.stream_stats().unwrap_or_default();
-    let (before, started) = (stats(), Instant::now());
-    for n in 1..=n_tokens {
-        session.sync(&tokens[..n], cancel)?;
+    let (mut done, mut decoded, mut rates) = (0, Decoded::default(), Vec::new());
+    for group in 0..n_groups {
+        rates.extend(engine.probe_disk(DISK_PROBE_TIME)?);
+        let n = (group + 1) * n_tokens / n_groups - group * n_tokens / n_groups;
+        session.sync(&tokens[..done + 1], cancel)?;
+        let (before, started) = (stats(), Instant::now());
+        for i in 2..=n + 1 {
+            session.sync(&tokens[..done + i], cancel)?;
+        }
+        decoded.time += started.elapsed();
+        let after = stats().since(&before);
+        decoded.stalled += after.stalled;
+        decoded.choices.hits += after.choices.hits;
+        decoded.choices.misses += after.choices.misses;
+        done += n + 1;
     }
-    Ok((started.elapsed(), stats().since(&before)))
+    let n_rates = rates.len() as f64;
+    decoded.disk_bytes_per_s = is_streamed.then(|| rates.iter().sum::<f64>() / n_rates);
+    Ok(decoded)
 }
 
 /// Tokens all over the vocabulary: which ones has no influence on the time.

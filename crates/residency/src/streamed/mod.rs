@@ -41,8 +41,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Threads that read at the same time: measured, four to eight keep a disk busy and more gain nothing.
-pub const N_READERS: usize = 8;
+/// Threads that read at the same time. Measured with two cores: four keep the disk as busy as eight, and leave more of
+/// the processor to the computation.
+pub const N_READERS: usize = 4;
 
 /// Memory of a reader thread beside the buffers: touched stack.
 const READER_BYTES: u64 = 64 << 10;
