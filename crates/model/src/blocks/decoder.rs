@@ -44,9 +44,7 @@ impl DecoderLayer {
             ffn_norm: binder.vector(&format!("blk.{layer}.ffn_norm.weight"), config.dim)?,
             ffn: match config.experts {
                 None => Ffn::Dense(FeedForward::bind(binder, config, layer, extras.biases)?),
-                Some(experts) => {
-                    Ffn::Mixture(MixtureOfExperts::bind(binder, config, experts, layer)?)
-                }
+                Some(experts) => Ffn::Mixture(MixtureOfExperts::bind(binder, config, experts, layer)?),
             },
         })
     }
