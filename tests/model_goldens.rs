@@ -316,7 +316,7 @@ fn tiny_models() -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "gguf"));
     paths.sort();
-    assert_eq!(paths.len(), 10);
+    assert_eq!(paths.len(), 12);
     paths
 }
 

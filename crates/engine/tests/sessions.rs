@@ -205,13 +205,19 @@ fn options_without_sense_are_refused() {
 
 #[test]
 fn every_fault_at_every_moment_is_an_error_and_nothing_is_lost() {
+    for path in [tiny(), tiny().with_file_name("qwen3moe.gguf")] {
+        inject_every_fault(&path);
+    }
+}
+
+fn inject_every_fault(path: &Path) {
     let mut handle = None;
     let wrap = |source: Arc<dyn Source>| -> Arc<dyn Source> {
         let source = Arc::new(FaultySource::new(source));
         handle = Some(Arc::clone(&source));
         source
     };
-    let engine = Engine::open_through(&tiny(), &options(), wrap).unwrap();
+    let engine = Engine::open_through(path, &options(), wrap).unwrap();
     let source = handle.unwrap();
     let none = Cancel::default();
     let mut session = Session::new(&engine).unwrap();

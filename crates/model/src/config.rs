@@ -9,6 +9,9 @@ use rawrz_gguf::{Gguf, Value};
 const MAX_LAYERS: u32 = 512;
 const MAX_DIM: u32 = 1 << 20;
 const MAX_CONTEXT: u32 = 1 << 28;
+/// So few that the likeliest of them has more than 6e-5 of the probability: reference implementations do not let the sum
+/// that weights are divided by fall below that.
+const MAX_EXPERTS: u32 = 1 << 10;
 
 /// Keys of one architecture.
 pub(crate) struct Keys<'a> {
@@ -35,6 +38,16 @@ impl<'a> Keys<'a> {
         match self.gguf.get(&name) {
             None | Some(Value::Bool(false)) => Ok(()),
             Some(value) if value.as_integer() == Some(0) => Ok(()),
+            Some(_) => Err(BindError::Unsupported { what: format!("{what} (metadata key {name})") }),
+        }
+    }
+
+    /// An error when the key is there with an integer that is not one of `known`.
+    fn refuse_other(&self, key: &str, known: &[i128], what: &str) -> Result<(), BindError> {
+        let name = self.name(key);
+        match self.gguf.get(&name) {
+            None => Ok(()),
+            Some(value) if value.as_integer().is_some_and(|v| known.contains(&v)) => Ok(()),
             Some(_) => Err(BindError::Unsupported { what: format!("{what} (metadata key {name})") }),
         }
     }
@@ -109,6 +122,46 @@ impl<'a> Keys<'a> {
     }
 }
 
+/// The experts of each feed-forward block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experts {
+    /// How many there are.
+    pub n_experts: usize,
+    /// How many of them each token uses.
+    pub n_used: usize,
+}
+
+impl Experts {
+    /// Reads the counts and refuses what is not a softmax router over experts that are alike, with the weights of
+    /// those in use made to sum to 1.
+    fn read(keys: &Keys<'_>) -> Result<Experts, BindError> {
+        keys.refuse("expert_shared_count", "an expert that all tokens share")?;
+        keys.refuse("leading_dense_block_count", "dense layers before those with experts")?;
+        keys.refuse_other("moe_every_n_layers", &[0, 1], "dense layers between those with experts")?;
+        keys.refuse_other("expert_group_count", &[0, 1], "groups of experts")?;
+        keys.refuse_other("expert_group_used_count", &[0, 1], "groups of experts")?;
+        keys.refuse_other("expert_gating_func", &[0, 1], "a router that is no softmax")?;
+        let unsupported = |what: &str, key: &str| BindError::Unsupported {
+            what: format!("{what} (metadata key {})", keys.name(key)),
+        };
+        let key = "expert_weights_scale";
+        // 0 is how converters spell "not scaled".
+        if keys.f32(key)?.is_some_and(|scale| scale != 1.0 && scale != 0.0) {
+            return Err(unsupported("a scale of expert weights", key));
+        }
+        let key = "expert_weights_norm";
+        if keys.bool(key)? == Some(false) {
+            return Err(unsupported("expert weights that do not sum to 1", key));
+        }
+        let n_experts = keys.required_count("expert_count", MAX_EXPERTS)?;
+        let n_used = keys.required_count("expert_used_count", MAX_EXPERTS)?;
+        if n_used > n_experts {
+            return Err(keys.bad("expert_used_count", format!("{n_used} of {n_experts} experts are used")));
+        }
+        Ok(Experts { n_experts, n_used })
+    }
+}
+
 /// What every transformer of this crate has. Lengths count elements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -118,8 +171,10 @@ pub struct Config {
     pub n_layers: usize,
     /// Length of the residual stream.
     pub dim: usize,
-    /// Length of the hidden layer of a feed-forward block.
+    /// Length of the hidden layer of a feed-forward block, or of one expert.
     pub ffn_dim: usize,
+    /// Of models whose feed-forward blocks are mixtures of experts.
+    pub experts: Option<Experts>,
     /// Query heads.
     pub n_heads: usize,
     /// Key-value heads; divides `n_heads`.
@@ -143,9 +198,17 @@ pub struct Config {
 }
 
 impl Config {
-    pub(crate) fn read(gguf: &Gguf, keys: &Keys<'_>) -> Result<Config, BindError> {
-        keys.refuse("expert_count", "a mixture of experts")?;
-        keys.refuse("expert_used_count", "a mixture of experts")?;
+    /// Reads the keys of a model whose feed-forward blocks are mixtures of experts, or else are dense, as
+    /// `has_experts` says.
+    pub(crate) fn read(gguf: &Gguf, keys: &Keys<'_>, has_experts: bool) -> Result<Config, BindError> {
+        let experts = match has_experts {
+            true => Some(Experts::read(keys)?),
+            false => {
+                keys.refuse("expert_count", "a mixture of experts")?;
+                keys.refuse("expert_used_count", "a mixture of experts")?;
+                None
+            }
+        };
         keys.refuse("nextn_predict_layers", "multi-token prediction")?;
         if keys.bool("attention.causal")? == Some(false) {
             let what =
@@ -155,9 +218,8 @@ impl Config {
         let n_layers = keys.required_count("block_count", MAX_LAYERS)?;
         let dim = keys.required_count("embedding_length", MAX_DIM)?;
         let missing = |key: &str| BindError::MissingKey { key: keys.name(key) };
-        let ffn_dim = keys
-            .uniform_count("feed_forward_length", n_layers)?
-            .ok_or_else(|| missing("feed_forward_length"))?;
+        let key = if has_experts { "expert_feed_forward_length" } else { "feed_forward_length" };
+        let ffn_dim = keys.uniform_count(key, n_layers)?.ok_or_else(|| missing(key))?;
         let n_heads = keys
             .uniform_count("attention.head_count", n_layers)?
             .ok_or_else(|| missing("attention.head_count"))?;
@@ -193,6 +255,7 @@ impl Config {
             n_layers,
             dim,
             ffn_dim,
+            experts,
             n_heads,
             n_kv_heads,
             head_dim,

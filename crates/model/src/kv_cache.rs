@@ -152,6 +152,7 @@ mod tests {
             rope_dim: 64,
             rope_base: 1e4,
             rope_scaling: RopeScaling::None { magnitude: 1.0 },
+            experts: None,
         }
     }
 

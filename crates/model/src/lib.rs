@@ -25,7 +25,7 @@ mod weights;
 #[doc(hidden)]
 pub use kernels::bench;
 
-pub use config::Config;
+pub use config::{Config, Experts};
 pub use error::{BindError, PassError};
 pub use kernels::{Isa, KvType, Precision};
 pub use kv_cache::KvCache;

@@ -1,7 +1,7 @@
 //! A model: weights bound to an architecture, and the one way to run a batch of tokens through them.
 
-use crate::arch::{Gemma3, Llama, Qwen2};
-use crate::blocks::{Buffers, MAX_OUTPUT_ROWS, Pass};
+use crate::arch::{Gemma3, Llama, Qwen2, Qwen3};
+use crate::blocks::{Buffers, MAX_OUTPUT_ROWS, Pass, round_bytes, routing_bytes_per_token};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::kernels::{
@@ -19,6 +19,7 @@ pub const BATCH_LENS: [usize; 6] = [512, 256, 128, 64, 32, 16];
 enum Arch {
     Llama(Llama),
     Qwen2(Qwen2),
+    Qwen3(Qwen3),
     Gemma3(Gemma3),
 }
 
@@ -80,16 +81,17 @@ impl Model {
         let gguf = shards.first();
         let key = "general.architecture";
         let name = gguf.get_str(key)?.ok_or_else(|| BindError::MissingKey { key: key.to_owned() })?;
-        const NAMES: [&str; 3] = [Llama::NAME, Qwen2::NAME, Gemma3::NAME];
+        const NAMES: [&str; 5] = [Llama::NAME, Qwen2::NAME, Qwen3::NAME, Qwen3::NAME_MOE, Gemma3::NAME];
         let Some(architecture) = NAMES.into_iter().find(|n| *n == name) else {
             let (name, supported) = (name.to_owned(), NAMES.join(", "));
             return Err(BindError::UnknownArchitecture { name, supported });
         };
         let keys = Keys::new(gguf, architecture);
-        let config = Config::read(gguf, &keys)?;
+        let config = Config::read(gguf, &keys, architecture == Qwen3::NAME_MOE)?;
         let mut binder = Binder::new(shards, architecture);
         let arch = match architecture {
             Qwen2::NAME => Arch::Qwen2(Qwen2::bind(&mut binder, &config, &keys)?),
+            Qwen3::NAME | Qwen3::NAME_MOE => Arch::Qwen3(Qwen3::bind(&mut binder, &config, &keys)?),
             Gemma3::NAME => Arch::Gemma3(Gemma3::bind(&mut binder, &config, &keys)?),
             _ => {
                 let ops = Ops::new(Isa::Scalar);
@@ -136,22 +138,27 @@ impl Model {
         KvCache::bytes(&self.config, ty, capacity)
     }
 
-    /// Bytes of buffers that each token of a batch takes.
-    fn buffer_bytes_per_token(&self) -> u64 {
+    /// Bytes of scratch that each token of a batch takes, beside the input of matmuls and what a feed-forward block
+    /// makes of it.
+    fn scratch_bytes_per_token(&self) -> u64 {
         let c = &self.config;
-        let floats =
-            2 * c.dim + c.query_len() + c.key_len() + c.value_len() + c.attention_len() + 2 * c.ffn_dim;
+        let floats = 2 * c.dim + c.query_len() + c.key_len() + c.value_len() + c.attention_len();
         // A rotation table for each of two bases, the buffer of norms in place, and a row of the embedding table, of f32
         // at most.
         let floats = floats + 2 * c.rope_dim + c.query_len() + c.dim;
-        floats as u64 * 4
+        let routing = c.experts.map_or(0, |experts| routing_bytes_per_token(experts, c.dim));
+        floats as u64 * 4 + routing
     }
 
     /// The most bytes that a [`Runner`] of `n_threads` threads takes for passes of up to `batch_len` tokens.
     pub fn scratch_bytes(&self, n_threads: usize, batch_len: usize) -> u64 {
         let c = &self.config;
-        let input = c.dim.max(c.ffn_dim).max(c.attention_len());
-        let batch = self.buffer_bytes_per_token() * batch_len as u64 + Activations::bytes(input, batch_len);
+        let input = Activations::bytes(c.dim.max(c.ffn_dim).max(c.attention_len()), batch_len, 1);
+        let hidden = match c.experts {
+            None => 2 * (batch_len * c.ffn_dim * 4) as u64,
+            Some(experts) => round_bytes(experts, c.dim, c.ffn_dim, batch_len),
+        };
+        let batch = self.scratch_bytes_per_token() * batch_len as u64 + input + hidden;
         let heads_per_kv = self.config.n_heads / self.config.n_kv_heads;
         // Of any type: what is widened takes the same.
         let layout = self.config.kv_layout(KvType::F16);
@@ -212,6 +219,7 @@ impl Model {
         let result = match &self.arch {
             Arch::Llama(model) => model.forward(pass, config, buffers, first_output, on_logits),
             Arch::Qwen2(model) => model.forward(pass, config, buffers, first_output, on_logits),
+            Arch::Qwen3(model) => model.forward(pass, config, buffers, first_output, on_logits),
             Arch::Gemma3(model) => model.forward(pass, config, buffers, first_output, on_logits),
         };
         // A fault is the cause of whatever else went wrong, so it is told first.

@@ -2,7 +2,7 @@
 
 use crate::error::BindError;
 use rawrz_gguf::{ShardSet, TensorInfo, TensorType};
-use rawrz_residency::{Extent, PassPlan, Planned};
+use rawrz_residency::{Choice, Extent, PassPlan, Planned};
 use std::collections::HashSet;
 
 /// A matrix of weights: `n_rows` rows of `row_len`, as blocks in a file.
@@ -33,6 +33,30 @@ pub(crate) struct Linear {
     pub(crate) bias: Option<Vector>,
 }
 
+/// Matrices of one shape, one for each expert, one after the other.
+#[derive(Clone, Debug)]
+pub(crate) struct ExpertMatrices {
+    /// The rows of all.
+    all: Matrix,
+    n_experts: usize,
+}
+
+impl ExpertMatrices {
+    pub(crate) fn ty(&self) -> TensorType {
+        self.all.ty
+    }
+
+    pub(crate) fn row_bytes(&self) -> u64 {
+        self.all.row_bytes
+    }
+
+    /// The bytes of one expert's matrix.
+    pub(crate) fn of(&self, expert: usize) -> Extent {
+        let len = self.all.extent.len / self.n_experts as u64;
+        self.all.extent.slice(expert as u64 * len, len)
+    }
+}
+
 /// Binds tensors of one model by name and remembers which were bound, so that none is silently left out.
 pub(crate) struct Binder<'a> {
     shards: &'a ShardSet,
@@ -59,7 +83,8 @@ impl<'a> Binder<'a> {
         self.plan.reads.push(Planned { extent, unit, stage });
     }
 
-    /// Binds `name` when it is there, checking its shape: `[row_len, n_rows]`, or `[row_len]` for a vector.
+    /// Binds `name` when it is there, checking its shape: `[row_len, n_rows]`, `[row_len]` for a vector, or
+    /// `[row_len, n_rows, n_matrices]`, whose rows are counted through all matrices.
     fn find(&mut self, name: &str, shape: &[usize]) -> Result<Option<Matrix>, BindError> {
         let Some((shard, tensor)) = self.shards.tensor(name) else { return Ok(None) };
         let expected: Vec<u64> = shape.iter().map(|n| *n as u64).collect();
@@ -68,7 +93,7 @@ impl<'a> Binder<'a> {
             return Err(BindError::TensorType { name: name.to_owned(), ty: tensor.ty });
         }
         self.bound.insert(name.to_owned());
-        let (row_len, n_rows) = (shape[0], shape.get(1).copied().unwrap_or(1));
+        let (row_len, n_rows) = (shape[0], shape[1..].iter().product());
         Ok(Some(Matrix {
             extent: Extent { file: shard as u32, offset: tensor.file_offset, len: tensor.len_bytes },
             ty: tensor.ty,
@@ -116,6 +141,22 @@ impl<'a> Binder<'a> {
             false => None,
         };
         Ok(Linear { weight, bias })
+    }
+
+    /// A matrix for each expert; [`Binder::choice`] plans what is read of them.
+    pub(crate) fn expert_matrices(
+        &mut self,
+        name: &str,
+        row_len: usize,
+        n_rows: usize,
+        n_experts: usize,
+    ) -> Result<ExpertMatrices, BindError> {
+        Ok(ExpertMatrices { all: self.required(name, &[row_len, n_rows, n_experts])?, n_experts })
+    }
+
+    /// Every token of a pass reads `n_picked` of `alternatives`.
+    pub(crate) fn choice(&mut self, alternatives: Vec<Vec<Extent>>, n_picked: usize) {
+        self.plan.choices.push(Choice { stage: self.stage, alternatives, n_picked });
     }
 
     /// The embedding table: read by row, so no part of the plan.

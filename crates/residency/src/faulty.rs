@@ -97,6 +97,14 @@ impl<S: Source> FaultySource<S> {
     }
 }
 
+fn poisoned(mut arrived: Arrived<'_>, poison: Option<ReadError>) -> Arrived<'_> {
+    if let Some(poison) = poison {
+        let first = arrived.leases.remove(0).poisoned(poison);
+        arrived.leases.insert(0, first);
+    }
+    arrived
+}
+
 fn injected() -> PathBuf {
     PathBuf::from("(injected fault)")
 }
@@ -137,12 +145,13 @@ impl<S: Source> Source for FaultySource<S> {
 
     fn take_any(&self, wanted: &[&[Extent]]) -> Result<Arrived<'_>, ReadError> {
         let poison = self.refusal(wanted[0][0])?;
-        let mut arrived = self.inner.take_any(wanted)?;
-        if let Some(poison) = poison {
-            let first = arrived.leases.remove(0).poisoned(poison);
-            arrived.leases.insert(0, first);
-        }
-        Ok(arrived)
+        Ok(poisoned(self.inner.take_any(wanted)?, poison))
+    }
+
+    fn take_ready(&self, wanted: &[&[Extent]]) -> Result<Option<Arrived<'_>>, ReadError> {
+        let Some(arrived) = self.inner.take_ready(wanted)? else { return Ok(None) };
+        let poison = self.refusal(wanted[arrived.index][0])?;
+        Ok(Some(poisoned(arrived, poison)))
     }
 
     fn end_pass(&self) -> Result<(), ReadError> {

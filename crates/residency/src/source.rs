@@ -181,6 +181,12 @@ pub trait Source: Send + Sync {
         Ok(Arrived { index: 0, leases })
     }
 
+    /// As [`Source::take_any`] when one is in memory already, else `None`: what is there can be used together.
+    fn take_ready(&self, wanted: &[&[Extent]]) -> Result<Option<Arrived<'_>>, ReadError> {
+        let _ = wanted;
+        Ok(None)
+    }
+
     /// Ends a pass; an error means that something read since `begin_pass` may have been wrong.
     fn end_pass(&self) -> Result<(), ReadError>;
 }
@@ -212,6 +218,10 @@ impl<S: Source + ?Sized> Source for std::sync::Arc<S> {
 
     fn take_any(&self, wanted: &[&[Extent]]) -> Result<Arrived<'_>, ReadError> {
         (**self).take_any(wanted)
+    }
+
+    fn take_ready(&self, wanted: &[&[Extent]]) -> Result<Option<Arrived<'_>>, ReadError> {
+        (**self).take_ready(wanted)
     }
 
     fn end_pass(&self) -> Result<(), ReadError> {

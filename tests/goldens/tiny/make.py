@@ -17,6 +17,9 @@ from gguf import GGMLQuantizationType as T
 
 N_VOCAB = 272
 
+HEAD_NORMS = ("attn_q_norm", "attn_k_norm")
+GEMMA_NORMS = (*HEAD_NORMS, "post_attention_norm", "post_ffw_norm")
+
 # Bytes per block, and how to make a random block decode to values of about zero mean: the offset of the f16 scale `d`,
 # the offset of the f16 `dmin` (or `m`) and its ratio to `d`.
 RANDOM_BLOCKS = {
@@ -106,7 +109,7 @@ class Model:
         tokens += [a + b for a, b in merges] + ["<|start|>", "<|end|>"]
         kinds = [gguf.TokenType.NORMAL] * (N_VOCAB - 2) + [gguf.TokenType.CONTROL] * 2
         self.out.add_tokenizer_model("gpt2")
-        self.out.add_tokenizer_pre("qwen2" if self.arch == "qwen2" else "llama-bpe")
+        self.out.add_tokenizer_pre("qwen2" if self.arch.startswith("qwen") else "llama-bpe")
         self.out.add_token_list(tokens)
         self.out.add_token_types(kinds)
         self.out.add_token_merges([f"{a} {b}" for a, b in merges])
@@ -154,7 +157,17 @@ class Model:
         if not self.tied:
             self.matrix("output.weight", self.n_embd, N_VOCAB, kind, gain=3)
 
-    def layers(self, biases=(), extra_norms=False, kinds=None):
+    def experts(self, prefix, n, kinds):
+        """A router whose choices are clear, and `n` experts; the last kind is that of the way down."""
+        self.f32(prefix + "ffn_gate_inp.weight", self.rng.standard_normal((n, self.n_embd)) * (3 / math.sqrt(self.n_embd)))
+        shapes = {"ffn_gate_exps": (self.n_embd, self.n_ff), "ffn_up_exps": (self.n_embd, self.n_ff),
+                  "ffn_down_exps": (self.n_ff, self.n_embd)}
+        for (name, (cols, rows)), kind in zip(shapes.items(), kinds, strict=True):
+            values = self.rng.standard_normal((n, rows, cols)) * (2 / math.sqrt(cols))
+            data = gguf.quants.quantize(values.astype(np.float32), kind)
+            self.out.add_tensor(prefix + name + ".weight", data, raw_dtype=kind)
+
+    def layers(self, biases=(), extra_norms=(), kinds=None, n_expert=0, expert_kinds=()):
         kinds = iter(kinds or [self.weight] * (7 * self.n_layer))
         q, kv = self.head * self.n_head, self.head * self.n_head_kv
         for i in range(self.n_layer):
@@ -162,16 +175,18 @@ class Model:
             self.norm(b + "attn_norm.weight", self.n_embd)
             self.norm(b + "ffn_norm.weight", self.n_embd)
             shapes = {"attn_q": (self.n_embd, q), "attn_k": (self.n_embd, kv), "attn_v": (self.n_embd, kv),
-                      "attn_output": (q, self.n_embd), "ffn_gate": (self.n_embd, self.n_ff),
-                      "ffn_up": (self.n_embd, self.n_ff), "ffn_down": (self.n_ff, self.n_embd)}
+                      "attn_output": (q, self.n_embd)}
+            if not n_expert:
+                shapes |= {"ffn_gate": (self.n_embd, self.n_ff), "ffn_up": (self.n_embd, self.n_ff),
+                           "ffn_down": (self.n_ff, self.n_embd)}
             for name, (cols, rows) in shapes.items():
                 self.matrix(b + name + ".weight", cols, rows, next(kinds))
                 if name in biases:
                     self.bias(b + name + ".bias", rows)
-            if extra_norms:
-                for name, length in (("attn_q_norm", self.head), ("attn_k_norm", self.head),
-                                     ("post_attention_norm", self.n_embd), ("post_ffw_norm", self.n_embd)):
-                    self.norm(b + name + ".weight", length)
+            if n_expert:
+                self.experts(b, n_expert, expert_kinds)
+            for name in extra_norms:
+                self.norm(b + name + ".weight", self.head if name in HEAD_NORMS else self.n_embd)
 
     def write(self):
         self.out.write_header_to_file()
@@ -246,6 +261,23 @@ def main():
     m.layers(biases=("attn_q", "attn_k", "attn_v"))
     m.write()
 
+    # Heads wider than the embedding's share, as the real ones are.
+    m = Model(folder, "qwen3-tied", "qwen3", 64, 96, 2, 4, 2, 32, T.Q5_0, tied=True)
+    m.out.add_rope_freq_base(1000000.0)
+    m.ends()
+    m.layers(extra_norms=HEAD_NORMS)
+    m.write()
+
+    # Eight experts, two of them used; each of the three matrices of another type.
+    m = Model(folder, "qwen3moe", "qwen3moe", 64, 32, 3, 4, 2, 32, T.Q8_0, tied=False)
+    m.out.add_rope_freq_base(1000000.0)
+    m.out.add_expert_count(8)
+    m.out.add_expert_used_count(2)
+    m.out.add_expert_feed_forward_length(32)
+    m.ends()
+    m.layers(extra_norms=HEAD_NORMS, n_expert=8, expert_kinds=(T.Q4_0, T.Q4_1, T.Q5_0))
+    m.write()
+
     # Layer 5 is global, the other six are local.
     m = Model(folder, "gemma3-window", "gemma3", 32, 32, 7, 2, 1, 32, T.Q5_0, tied=True, spm=True)
     m.out.add_rope_freq_base(1000000.0)
@@ -253,7 +285,7 @@ def main():
     m.out.add_rope_scaling_factor(8.0)
     m.out.add_sliding_window(16)
     m.ends()
-    m.layers(extra_norms=True)
+    m.layers(extra_norms=GEMMA_NORMS)
     m.write()
 
     m = Model(folder, "gemma3-pattern-softcap", "gemma3", 32, 32, 4, 2, 1, 32, T.Q8_0, tied=False, spm=True)
@@ -263,13 +295,13 @@ def main():
     m.out.add_sliding_window_pattern([True, False, True, False])
     m.out.add_final_logit_softcapping(5.0)
     m.ends()
-    m.layers(extra_norms=True)
+    m.layers(extra_norms=GEMMA_NORMS)
     m.write()
 
     m = Model(folder, "gemma3-global", "gemma3", 32, 32, 2, 1, 1, 64, T.Q4_1, tied=True, spm=True)
     m.out.add_rope_freq_base(1000000.0)
     m.ends()
-    m.layers(extra_norms=True)
+    m.layers(extra_norms=GEMMA_NORMS)
     m.write()
 
     # Every weight type once. Rows of 256 for the types with blocks of 64 to 256, rows of 32 for the others.

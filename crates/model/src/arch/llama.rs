@@ -1,6 +1,6 @@
 //! `llama`: Llama 1 to 3, Mistral, Codestral, SmolLM2 and their kin (arXiv 2302.13971, 2407.21783).
 
-use crate::blocks::{Buffers, DecoderLayer, Head, Pass, Rotation, read_vector};
+use crate::blocks::{Buffers, DecoderLayer, Extras, Head, Pass, Rotation, read_vector};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::kernels::Ops;
@@ -30,7 +30,7 @@ impl Llama {
         let layers = (0..config.n_layers)
             .map(|layer| {
                 binder.begin_stage(layer);
-                DecoderLayer::bind(binder, config, layer, true)
+                DecoderLayer::bind(binder, config, layer, Extras { biases: true, head_norms: false })
             })
             .collect::<Result<_, BindError>>()?;
         // Llama 3.1 and later divide each angle by a factor of its own.

@@ -1,6 +1,6 @@
 //! `qwen2`: Qwen2 and Qwen2.5 (arXiv 2407.10671). As `llama`, with rotation in halves and biased q, k and v.
 
-use crate::blocks::{Buffers, DecoderLayer, Head, Pass, Rotation};
+use crate::blocks::{Buffers, DecoderLayer, Extras, Head, Pass, Rotation};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::rope::Rope;
@@ -26,7 +26,7 @@ impl Qwen2 {
         let layers = (0..config.n_layers)
             .map(|layer| {
                 binder.begin_stage(layer);
-                DecoderLayer::bind(binder, config, layer, false)
+                DecoderLayer::bind(binder, config, layer, Extras::default())
             })
             .collect::<Result<_, BindError>>()?;
         let rope = Rope::new(config.rope_dim, config.rope_base, config.rope_scaling, None);

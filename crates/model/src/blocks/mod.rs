@@ -1,18 +1,21 @@
 //! The building blocks of every forward pass.
 //!
 //! A [`Pass`] holds what one pass over the weights needs; its methods are single operations on buffers in
-//! memory order, `[token][..]`. The blocks made of several operations stand in [`attention`] and
-//! [`feed_forward`]; an architecture puts blocks in its order.
+//! memory order, `[token][..]`. The blocks made of several operations stand in [`attention`], [`feed_forward`] and
+//! [`mixture`]; an architecture puts blocks in its order.
 
 mod attention;
 mod decoder;
 mod feed_forward;
 mod head;
+mod mixture;
+mod routing;
 
 pub(crate) use attention::{SelfAttention, Window};
-pub(crate) use decoder::DecoderLayer;
+pub(crate) use decoder::{DecoderLayer, Extras};
 pub(crate) use feed_forward::{FeedForward, Gate};
 pub(crate) use head::{Head, MAX_OUTPUT_ROWS};
+pub(crate) use mixture::{MixtureOfExperts, round_bytes, routing_bytes_per_token};
 
 use crate::error::PassError;
 use crate::kernels::{self, Activations, AttentionScratch, DisjointRows, Ops, Pool, Product, WeightRows};
@@ -45,10 +48,14 @@ pub(crate) struct Buffers {
     pub(crate) v: Vec<f32>,
     /// `[token][head][value_dim]`
     pub(crate) attention: Vec<f32>,
-    /// `[token][ffn_dim]`
+    /// `[token][ffn_dim]`, or of experts `[use][ffn_dim]`
     pub(crate) gate: Vec<f32>,
-    /// `[token][ffn_dim]`
+    /// As `gate`.
     pub(crate) up: Vec<f32>,
+    /// Values of the router for each expert, `[token][n_experts]`
+    pub(crate) router: Vec<f32>,
+    /// What experts gave, before it is weighed: `[use][dim]`, uses in the order of [`routing`].
+    pub(crate) expert_outputs: Vec<f32>,
     /// `[output][vocab_len]`
     pub(crate) logits: Vec<f32>,
 }
@@ -78,10 +85,10 @@ struct Leased<'a> {
 }
 
 impl Leased<'_> {
-    fn product(&self) -> Product<'_> {
+    fn product<'a>(&'a self, acts: &'a Activations) -> Product<'a> {
         let row_bytes = self.weight.row_bytes as usize;
         let rows = WeightRows { ty: self.weight.ty, bytes: &self.lease, row_bytes };
-        Product { rows, out: self.out, column: self.column }
+        Product { rows, acts, out: self.out, column: self.column }
     }
 }
 
@@ -207,8 +214,8 @@ impl Pass<'_> {
     }
 
     fn multiply_leased(&self, leases: Vec<Leased<'_>>) -> Result<(), PassError> {
-        let products: Vec<Product<'_>> = leases.iter().map(Leased::product).collect();
-        kernels::matmul(&products, self.acts, &self.ops, self.pool);
+        let products: Vec<Product<'_>> = leases.iter().map(|leased| leased.product(self.acts)).collect();
+        kernels::matmul(&products, &self.ops, self.pool);
         drop(products);
         leases.into_iter().try_for_each(|leased| Ok(leased.lease.release()?))
     }

@@ -71,21 +71,38 @@ impl Activations {
         self.precision
     }
 
-    /// Bytes that rows of up to `row_len` values need at most, for `n_rows` of them.
-    pub(crate) fn bytes(row_len: usize, n_rows: usize) -> u64 {
+    /// Bytes that `n_rows` rows of up to `row_len` values need at most, spread over `n_parts` of these.
+    pub(crate) fn bytes(row_len: usize, n_rows: usize, n_parts: usize) -> u64 {
+        let values = row_len as u64 * n_rows as u64;
+        let padding = row_len as u64 * (n_parts * (PADDING - 1)) as u64;
         // Floats, two i8 copies, and per-block fields: 12 bytes per 32 values, 36 per 256.
-        let n_rows = n_rows.next_multiple_of(PADDING);
-        (row_len as u64 * n_rows as u64) * (4 + 2) + (row_len as u64 * n_rows as u64) / 32 * 17
+        values * 4 + (values + padding) * 2 + values.div_ceil(32) * 17
     }
 
     /// Takes new rows: `x` holds `n_rows` rows of one length.
     pub(crate) fn load(&mut self, x: &[f32], n_rows: usize, pool: &Pool) {
         assert!(n_rows > 0 && x.len().is_multiple_of(n_rows));
-        self.row_len = x.len() / n_rows;
+        let row_len = x.len() / n_rows;
+        self.fill(row_len, n_rows, &|i| &x[i * row_len..][..row_len], pool);
+    }
+
+    /// Takes new rows: those of `x`, of `row_len` values each, that `rows` lists; at least one.
+    pub(crate) fn gather(&mut self, x: &[f32], row_len: usize, rows: &[u32], pool: &Pool) {
+        assert!(!rows.is_empty());
+        self.fill(row_len, rows.len(), &|i| &x[rows[i] as usize * row_len..][..row_len], pool);
+    }
+
+    fn fill<'a>(
+        &mut self,
+        row_len: usize,
+        n_rows: usize,
+        row: &(dyn Fn(usize) -> &'a [f32] + Sync),
+        pool: &Pool,
+    ) {
+        self.row_len = row_len;
         self.n_rows = n_rows;
-        self.floats.resize(x.len(), 0.0);
-        let len = self.row_len;
-        pool.for_each_chunk(&mut self.floats, len, &|i, row| row.copy_from_slice(&x[i * len..][..len]));
+        self.floats.resize(row_len * n_rows, 0.0);
+        pool.for_each_chunk(&mut self.floats, row_len, &|i, to| to.copy_from_slice(row(i)));
         self.has_32 = false;
         self.has_256 = false;
     }

@@ -62,8 +62,8 @@ impl Product {
         let row_bytes = self.weights.len() / self.n_rows;
         let rows = WeightRows { ty: self.ty, bytes: &self.weights, row_bytes };
         let out = DisjointRows::new(&mut self.out, self.n_rows);
-        let product = matmul::Product { rows, out: &out, column: 0 };
-        matmul::matmul(&[product], &self.acts, &self.ops, &self.pool);
+        let product = matmul::Product { rows, acts: &self.acts, out: &out, column: 0 };
+        matmul::matmul(&[product], &self.ops, &self.pool);
         &self.out
     }
 

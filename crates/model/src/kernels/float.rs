@@ -110,6 +110,10 @@ operations! {
     fn gelu_mul(gate: &mut [f32], up: &[f32]);
     /// `x += y`.
     fn add(x: &mut [f32], y: &[f32]);
+    /// `x += factor * y`, rounded once.
+    fn add_scaled(x: &mut [f32], factor: f32, y: &[f32]);
+    /// `x = e^x / sum(e^x)`; all NaN when a value is NaN or positive infinity.
+    fn softmax(x: &mut [f32]);
     /// `x *= factor`.
     fn scale(x: &mut [f32], factor: f32);
     /// `x = cap * tanh(x / cap)`.
@@ -346,6 +350,39 @@ mod body {
     }
 
     #[inline(always)]
+    pub(super) fn add_scaled<V: Vector>(x: &mut [f32], factor: f32, y: &[f32]) {
+        map::<V>(x, y, SumWithScaled(factor));
+    }
+
+    #[derive(Clone, Copy)]
+    struct SumWithScaled(f32);
+
+    impl Elementwise for SumWithScaled {
+        #[inline(always)]
+        fn of<V: Vector>(self, x: V, y: V) -> V {
+            y.fma(V::splat(self.0), x)
+        }
+    }
+
+    #[inline(always)]
+    pub(super) fn softmax<V: Vector>(x: &mut [f32]) {
+        let largest = x.iter().fold(f32::NEG_INFINITY, |largest, x| if *x > largest { *x } else { largest });
+        map_alone::<V>(x, ExpOfDifference(largest));
+        let sum = x.iter().fold(0.0, |sum, x| sum + x);
+        x.iter_mut().for_each(|x| *x /= sum);
+    }
+
+    #[derive(Clone, Copy)]
+    struct ExpOfDifference(f32);
+
+    impl Elementwise for ExpOfDifference {
+        #[inline(always)]
+        fn of<V: Vector>(self, x: V, _: V) -> V {
+            exp(x.sub(V::splat(self.0)))
+        }
+    }
+
+    #[inline(always)]
     pub(super) fn scale<V: Vector>(x: &mut [f32], factor: f32) {
         map_alone::<V>(x, Scaled(factor));
     }
@@ -519,6 +556,41 @@ pub(super) mod tests {
                 let exact = f64::from(x[i]) / (mean + 1e-5).sqrt() * f64::from(w[i]);
                 assert!((f64::from(got[i]) - exact).abs() < 1e-5, "{n} {i}");
             }
+        }
+    }
+
+    #[test]
+    fn softmax_matches_its_formula() {
+        for n in [1, 2, 8, 16, 37] {
+            let x = values(n, 9, 8.0);
+            let got = same_on_all(|ops| {
+                let mut out = x.clone();
+                ops.softmax(&mut out);
+                out
+            });
+            let sum: f64 = x.iter().map(|v| f64::from(*v).exp()).sum();
+            for (got, x) in got.iter().zip(&x) {
+                assert!((f64::from(*got) - f64::from(*x).exp() / sum).abs() < 1e-6, "{n}: {got}");
+            }
+        }
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = [0.0, bad, 1.0];
+            Ops::new(Isa::detect()).softmax(&mut x);
+            assert!(x.iter().all(|x| x.is_nan()), "{bad}: {x:?}");
+        }
+    }
+
+    #[test]
+    fn scaled_values_are_added_with_one_rounding() {
+        for n in [1, 16, 37] {
+            let (x, y) = (values(n, 10, 3.0), values(n, 11, 3.0));
+            let got = same_on_all(|ops| {
+                let mut out = x.clone();
+                ops.add_scaled(&mut out, 0.3, &y);
+                out
+            });
+            let exact: Vec<f32> = x.iter().zip(&y).map(|(x, y)| y.mul_add(0.3, *x)).collect();
+            assert_eq!(bits(&got), bits(&exact), "{n}");
         }
     }
 

@@ -52,24 +52,24 @@ pub(crate) struct WeightRows<'a> {
 /// A product: `out[t][column + r] = rows[r] . acts[t]` for every weight row r and activation row t.
 pub(crate) struct Product<'a> {
     pub(crate) rows: WeightRows<'a>,
+    /// Prepared for the kind that [`activation_kind`] gives.
+    pub(crate) acts: &'a Activations,
     /// A row of outputs for each row of activations.
     pub(crate) out: &'a DisjointRows<'a>,
     pub(crate) column: usize,
 }
 
-/// Computes products that share their activations, in one go of all threads: small ones do not wait for each other.
-///
-/// `acts` were prepared for the kinds that [`activation_kind`] gives.
+/// Computes products in one go of all threads: small ones do not wait for each other.
 ///
 /// # Panics
 /// When the sizes do not fit together.
-pub(crate) fn matmul(products: &[Product<'_>], acts: &Activations, ops: &Ops, pool: &Pool) {
-    let jobs: Vec<Job<'_>> = products.iter().map(|product| Job::new(product, acts, ops, pool)).collect();
+pub(crate) fn matmul(products: &[Product<'_>], ops: &Ops, pool: &Pool) {
+    let jobs: Vec<Job<'_>> = products.iter().map(|product| Job::new(product, ops, pool)).collect();
     pool.run(jobs.iter().map(Job::n_tasks).sum(), &|mut task| {
         for job in &jobs {
             match task.checked_sub(job.n_tasks()) {
                 Some(rest) => task = rest,
-                None => return job.run(task, acts, ops),
+                None => return job.run(task, ops),
             }
         }
     });
@@ -94,7 +94,8 @@ struct Job<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(product: &'a Product<'a>, acts: &Activations, ops: &Ops, pool: &Pool) -> Job<'a> {
+    fn new(product: &'a Product<'a>, ops: &Ops, pool: &Pool) -> Job<'a> {
+        let acts = product.acts;
         let WeightRows { ty, bytes, row_bytes } = product.rows;
         let n_rows = bytes.len() / row_bytes;
         let n_blocks = acts.row_len() / ty.block_len();
@@ -121,8 +122,8 @@ impl<'a> Job<'a> {
         self.n_rows.div_ceil(self.task_rows)
     }
 
-    fn run(&self, task: usize, acts: &Activations, ops: &Ops) {
-        let Product { rows: WeightRows { ty, bytes, row_bytes }, out, column } = *self.product;
+    fn run(&self, task: usize, ops: &Ops) {
+        let Product { rows: WeightRows { ty, bytes, row_bytes }, acts, out, column } = *self.product;
         let first = task * self.task_rows;
         let rows = &bytes[first * row_bytes..(first + self.task_rows).min(self.n_rows) * row_bytes];
         // SAFETY: tasks write the columns of their own weight rows, one after the other; the rows are as long as the
@@ -310,8 +311,8 @@ mod tests {
             let mut out = vec![f32::NAN; m * (n_rows + 3)];
             let matrix = DisjointRows::new(&mut out, n_rows + 3);
             let weight_rows = WeightRows { ty, bytes: &weights, row_bytes };
-            let product = Product { rows: weight_rows, out: &matrix, column: 2 };
-            matmul(&[product], &acts, &ops, &pool);
+            let product = Product { rows: weight_rows, acts: &acts, out: &matrix, column: 2 };
+            matmul(&[product], &ops, &pool);
             for row in out.chunks(n_rows + 3) {
                 assert!(row[0].is_nan() && row[1].is_nan() && row[n_rows + 2].is_nan());
                 rows.push(row[2..n_rows + 2].iter().map(|v| v.to_bits()).collect());
@@ -374,7 +375,7 @@ mod tests {
             let mut out = [0.0; 8];
             let matrix = DisjointRows::new(&mut out, 8);
             let rows = WeightRows { ty: TensorType::Q8_0, bytes: &weights, row_bytes };
-            let call = || matmul(&[Product { rows, out: &matrix, column: 0 }], &acts, &ops, &pool);
+            let call = || matmul(&[Product { rows, acts: &acts, out: &matrix, column: 0 }], &ops, &pool);
             assert!(catch_unwind(AssertUnwindSafe(call)).is_err());
         }
     }

@@ -308,6 +308,18 @@ impl<'a> DisjointRows<'a> {
         DisjointRows { data: data.as_mut_ptr(), len: data.len(), stride, _borrow: PhantomData }
     }
 
+    /// The same matrix from row `row` on.
+    ///
+    /// # Panics
+    /// When it has fewer rows.
+    pub(crate) fn starting_at(&self, row: usize) -> DisjointRows<'_> {
+        let skip = row * self.stride;
+        assert!(skip <= self.len);
+        // SAFETY: within the borrowed slice, or just past its end, as just checked.
+        let data = unsafe { self.data.add(skip) };
+        DisjointRows { data, len: self.len - skip, stride: self.stride, _borrow: PhantomData }
+    }
+
     /// `len` values of row `row`, from column `column`.
     ///
     /// # Panics

@@ -431,6 +431,16 @@ impl StreamedSource {
         Ok(bytes.into_inner() as f64 / started.elapsed().as_secs_f64())
     }
 
+    /// An alternative that is here.
+    fn take(&self, state: &mut State, wanted: &[&[Extent]]) -> Result<Option<Arrived<'_>>, ReadError> {
+        let shared = &*self.shared;
+        let taken = state.alternatives.take(wanted)?;
+        Ok(taken.map(|(index, item, ranges)| {
+            let lease = |filled| Lease::owned(Owned(Holding::Alternative { filled, item, shared }));
+            Arrived { index, leases: ranges.into_iter().map(lease).collect() }
+        }))
+    }
+
     fn piece(&self, extent: Extent) -> Result<usize, ReadError> {
         let found = self.index.get(&(extent.file, extent.offset)).copied();
         found.ok_or(ReadError::OutOfRange { file: extent.file, offset: extent.offset, len: extent.len })
@@ -541,15 +551,17 @@ impl Source for StreamedSource {
 
     fn take_any(&self, wanted: &[&[Extent]]) -> Result<Arrived<'_>, ReadError> {
         assert!(!wanted.is_empty());
-        let shared = &*self.shared;
-        let mut state = shared.lock();
+        let mut state = self.shared.lock();
         loop {
-            if let Some((index, item, ranges)) = state.alternatives.take(wanted)? {
-                let lease = |filled| Lease::owned(Owned(Holding::Alternative { filled, item, shared }));
-                return Ok(Arrived { index, leases: ranges.into_iter().map(lease).collect() });
+            if let Some(arrived) = self.take(&mut state, wanted)? {
+                return Ok(arrived);
             }
-            state = shared.wait(state);
+            state = self.shared.wait(state);
         }
+    }
+
+    fn take_ready(&self, wanted: &[&[Extent]]) -> Result<Option<Arrived<'_>>, ReadError> {
+        self.take(&mut self.shared.lock(), wanted)
     }
 
     fn end_pass(&self) -> Result<(), ReadError> {
