@@ -118,3 +118,21 @@ fn a_fault_while_streaming_is_an_error_of_its_pass_and_nothing_is_lost() {
     }
     assert!(n_faults > 30, "{n_faults} faults struck");
 }
+
+#[test]
+fn a_budget_that_is_cut_while_the_model_runs_changes_no_logits() {
+    let path = common::model("smollm2");
+    let floor = Engine::floor(&path, &options(None)).unwrap().total_bytes();
+    let engine = Engine::open(&path, &options(Some(floor + (60 << 20)))).unwrap();
+    let expected = logits(&engine);
+    let before = engine.placement().unwrap();
+    engine.lower_budget(floor + (30 << 20)).unwrap();
+    let after = engine.placement().unwrap();
+    assert!(after.pinned_bytes + (25 << 20) < before.pinned_bytes);
+    assert!(after.streamed_bytes > before.streamed_bytes);
+    assert!(logits(&engine) == expected);
+    // Below what it can do with: refused, and everything goes on as before.
+    assert!(matches!(engine.lower_budget(floor / 2), Err(RunError::BudgetCut { .. })));
+    assert!(logits(&engine) == expected);
+    assert_eq!(engine.budget_bytes(), floor + (30 << 20));
+}

@@ -55,7 +55,7 @@ pub(crate) fn main(args: &PlanArgs) -> anyhow::Result<()> {
     ))?;
     match engine.placement() {
         None => out.line("weights are mapped: all of them fit")?,
-        Some(placement) => out.line(&layers(placement, engine.config().n_layers))?,
+        Some(placement) => out.line(&layers(&placement, engine.config().n_layers))?,
     }
     if let Some(disk) = disk {
         out.line(&format!(

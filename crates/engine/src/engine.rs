@@ -2,10 +2,11 @@
 
 use crate::error::{OpenError, RunError};
 use crate::files::ModelFiles;
-use crate::memory::{KV_CACHE, MemoryPlan, Planner, Route};
+use crate::memory::{KV_CACHE, MAPPED_WEIGHTS, MemoryPlan, Planner, Route};
 use rawrz_gguf::ShardSet;
 use rawrz_model::{Isa, KvCache, KvType, Model, PassError, Precision, Runner};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
+use rawrz_residency::os::memory_limit;
 use rawrz_residency::{PassPlan, Placement, Source, StreamStats, StreamedOptions, StreamedSource};
 use rawrz_text::{ChatTemplate, TemplateError, Tokenizer};
 use std::path::Path;
@@ -47,11 +48,38 @@ pub struct Engine {
     context_len: usize,
     kv_type: KvType,
     device: Option<u64>,
-    budget_bytes: u64,
+    budget: Budget,
     ledger: Ledger,
     /// KV caches of all sessions now.
     kv_in_use: AtomicU64,
     load_time: Duration,
+}
+
+/// How often the limits of control groups are looked at.
+const LIMITS_PERIOD: Duration = Duration::from_secs(1);
+
+/// The ceiling, which may come down while the model runs.
+struct Budget {
+    bytes: AtomicU64,
+    /// Bytes of the ledger that were given back to the system since.
+    given_back: AtomicU64,
+    looked_at: Mutex<Instant>,
+}
+
+impl Budget {
+    fn new(bytes: u64) -> Budget {
+        let (bytes, given_back) = (AtomicU64::new(bytes), AtomicU64::new(0));
+        Budget { bytes, given_back, looked_at: Mutex::new(Instant::now()) }
+    }
+
+    fn is_due(&self) -> bool {
+        let mut looked_at = self.looked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = looked_at.elapsed() >= LIMITS_PERIOD;
+        if is_due {
+            *looked_at = Instant::now();
+        }
+        is_due
+    }
 }
 
 struct Streamed {
@@ -142,7 +170,7 @@ impl Engine {
             context_len,
             kv_type: options.kv_type,
             device,
-            budget_bytes,
+            budget: Budget::new(budget_bytes),
             ledger,
             kv_in_use: AtomicU64::new(0),
             load_time: started.elapsed(),
@@ -158,7 +186,7 @@ impl Engine {
     }
 
     /// Where the weights of each stage (layers, then the head) are; `None` when all are mapped.
-    pub fn placement(&self) -> Option<&Placement> {
+    pub fn placement(&self) -> Option<Placement> {
         self.streamed.as_ref().map(|streamed| streamed.source.placement())
     }
 
@@ -183,7 +211,7 @@ impl Engine {
     /// Bytes in a second that all threads together read from memory. Takes a quarter of the budget, at most 64 MiB,
     /// which is there before the first pass.
     pub fn probe_memory(&self) -> f64 {
-        self.runner().memory_bandwidth((self.budget_bytes / 4).min(64 << 20) as usize)
+        self.runner().memory_bandwidth((self.budget_bytes() / 4).min(64 << 20) as usize)
     }
 
     /// A number for the device that the model lies on, where the system tells.
@@ -252,7 +280,48 @@ impl Engine {
 
     /// The ceiling for everything, in bytes; `u64::MAX` where neither the user nor the system sets one.
     pub fn budget_bytes(&self) -> u64 {
-        self.budget_bytes
+        self.budget.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Makes do with a lower ceiling from the next pass on: weights that were kept in memory are streamed. A ceiling that
+    /// is not lower than now changes nothing.
+    ///
+    /// # Errors
+    /// When the rest of the ledger does not fit; nothing changed then.
+    pub fn lower_budget(&self, bytes: u64) -> Result<(), RunError> {
+        let _runner = self.runner();
+        self.lower_budget_between_passes(bytes)
+    }
+
+    fn lower_budget_between_passes(&self, bytes: u64) -> Result<(), RunError> {
+        let in_use = self.ledger.total_bytes() - self.budget.given_back.load(Ordering::Relaxed);
+        if let Some(too_much) = in_use.checked_sub(bytes).filter(|too_much| *too_much > 0) {
+            let streamed = self.streamed.as_ref().map(|streamed| &streamed.source);
+            // What is mapped is the page cache's, and the system takes it when it needs it.
+            let mapped = self.ledger.bytes(MAPPED_WEIGHTS);
+            let shrinkable = streamed.map_or(mapped, |source| source.shrinkable_bytes());
+            if too_much > shrinkable {
+                let (limit_bytes, needed_bytes) = (bytes, in_use - shrinkable);
+                return Err(RunError::BudgetCut { limit_bytes, needed_bytes });
+            }
+            if let Some(source) = streamed {
+                source.shrink(too_much);
+                self.budget.given_back.fetch_add(too_much, Ordering::Relaxed);
+            }
+        }
+        self.budget.bytes.fetch_min(bytes, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Looks now and then whether the control groups around this process allow less than when the model was opened.
+    pub(crate) fn follow_limits(&self, _runner: &MutexGuard<'_, Runner>) -> Result<(), RunError> {
+        if !self.budget.is_due() {
+            return Ok(());
+        }
+        match memory_limit() {
+            Some(limit) if limit < self.budget_bytes() => self.lower_budget_between_passes(limit),
+            _ => Ok(()),
+        }
     }
 
     /// What a run with one session uses, by kind, as it was checked against the budget.
@@ -304,7 +373,7 @@ impl Engine {
     pub(crate) fn reserve_kv(&self) -> Result<u64, RunError> {
         let needed_bytes = self.ledger.bytes(KV_CACHE);
         let fixed = self.ledger.total_bytes() - needed_bytes;
-        let room = self.budget_bytes.saturating_sub(fixed);
+        let room = self.budget_bytes().saturating_sub(fixed);
         let add = |used: u64| used.checked_add(needed_bytes).filter(|sum| *sum <= room);
         self.kv_in_use
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)

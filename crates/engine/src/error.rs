@@ -60,6 +60,17 @@ pub enum RunError {
     /// A forward pass failed.
     #[error(transparent)]
     Pass(#[from] PassError),
+    /// A control group around this process allows less memory than before, and less than the model can do with.
+    #[error(
+        "this process may use {limit} now, but the model needs {needed}; it runs again when the limit is raised, or with a smaller --ctx",
+        limit = Size(*limit_bytes), needed = Size(*needed_bytes)
+    )]
+    BudgetCut {
+        /// What is allowed now, in bytes.
+        limit_bytes: u64,
+        /// What the model needs, in bytes.
+        needed_bytes: u64,
+    },
     /// There is nothing to continue.
     #[error("the prompt has no tokens")]
     EmptyPrompt,

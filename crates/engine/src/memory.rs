@@ -21,6 +21,7 @@ const PROGRAM_BYTES: u64 = 16 << 20;
 
 /// Names of ledger lines that are looked up again.
 pub(crate) const KV_CACHE: &str = "KV cache";
+pub(crate) const MAPPED_WEIGHTS: &str = "weights (mapped)";
 
 /// The ring, best first: memory of a buffer, and how many: four are being read into, some wait to be used, a quarter
 /// is in use. Measured: reads of 1 or 2 MiB reach the disk's full speed, and more buffers gain nothing.
@@ -152,7 +153,7 @@ impl<'a> Planner<'a> {
 
     fn mapped(&self, context_len: usize, batch_len: usize) -> Ledger {
         let mut ledger = Ledger::default();
-        ledger.add("weights (mapped)", self.shards.shards().iter().map(Gguf::file_len).sum());
+        ledger.add(MAPPED_WEIGHTS, self.shards.shards().iter().map(Gguf::file_len).sum());
         self.add_rest(&mut ledger, context_len, batch_len);
         ledger
     }

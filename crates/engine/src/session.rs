@@ -144,6 +144,7 @@ impl Session {
             }
             let first = first_output.saturating_sub(i * batch_len).min(batch.len());
             let mut runner = self.engine.runner();
+            self.engine.follow_limits(&runner)?;
             model.forward(&mut runner, self.engine.source(), &mut self.cache, batch, first, on_logits)?;
             drop(runner);
             self.tokens.extend_from_slice(batch);

@@ -2,7 +2,7 @@
 
 use rawrz_engine::{Cancel, Engine, OpenOptions, Session};
 use rawrz_gguf::{Gguf, Header, Writer};
-use rawrz_residency::{Arrived, Extent, Lease, MappedSource, Planned, ReadError, Source};
+use rawrz_residency::{Arrived, Extent, Lease, Planned, ReadError, Source};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ fn logits(engine: &Arc<Engine>, width: u32) -> Vec<u32> {
 
 /// Lets experts arrive in an order of its own, and takes on only so many at a time.
 struct Shuffled {
-    inner: MappedSource,
+    inner: Arc<dyn Source>,
     max_requested: usize,
     /// Whether experts come together, as from memory, or each by itself.
     together: bool,
@@ -94,11 +94,11 @@ fn the_order_of_arrival_changes_no_bit_for_any_batch_and_threads() {
     for threads in 1..=3 {
         for (max_requested, together) in [(1, true), (3, false), (3, true), (8, false), (8, true)] {
             let mut handle = None;
-            let wrap = |inner: MappedSource| -> Box<dyn Source> {
+            let wrap = |inner: Arc<dyn Source>| -> Arc<dyn Source> {
                 let (on_the_way, n_taken) = (AtomicUsize::new(0), AtomicUsize::new(0));
                 let source = Arc::new(Shuffled { inner, max_requested, together, on_the_way, n_taken });
                 handle = Some(Arc::clone(&source));
-                Box::new(source)
+                source
             };
             let engine = Engine::open_through(&tiny(), &options(threads), wrap).unwrap();
             for width in [1, 2, 7, 16, 40] {

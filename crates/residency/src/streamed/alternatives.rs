@@ -43,6 +43,12 @@ pub struct ChoiceStats {
     pub missed_bytes: u64,
 }
 
+/// Memory of the alternatives that one token takes of one choice, in bytes: read together, they keep the disk busy.
+pub(crate) fn least_bytes(choices: &[Choice]) -> u64 {
+    let bytes = |choice: &Choice| choice.alternative_memory_bytes() * choice.n_picked as u64;
+    choices.iter().map(bytes).max().unwrap_or(0)
+}
+
 /// All alternatives of all choices.
 #[derive(Debug)]
 pub(crate) struct Alternatives {
@@ -54,6 +60,8 @@ pub(crate) struct Alternatives {
     free: Vec<Buffer>,
     used_bytes: u64,
     budget_bytes: u64,
+    /// Below this, the items of one choice would be read one after the other.
+    least_bytes: u64,
     pub(crate) stats: ChoiceStats,
 }
 
@@ -72,7 +80,29 @@ impl Alternatives {
             free: Vec::new(),
             used_bytes: 0,
             budget_bytes,
+            least_bytes: least_bytes(choices).min(budget_bytes),
             stats: ChoiceStats::default(),
+        }
+    }
+
+    /// Memory that [`Alternatives::shrink`] can give back, in bytes: all but what the items of one choice take.
+    pub(crate) fn shrinkable_bytes(&self) -> u64 {
+        self.budget_bytes.saturating_sub(self.least_bytes)
+    }
+
+    /// Makes do with `bytes` less from now on.
+    pub(crate) fn shrink(&mut self, bytes: u64) {
+        self.budget_bytes -= bytes.min(self.shrinkable_bytes());
+        while self.used_bytes > self.budget_bytes {
+            match (self.free.pop(), self.order.evict()) {
+                (Some(buffer), evicted) => {
+                    self.used_bytes -= buffer.len() as u64;
+                    evicted.into_iter().for_each(|item| self.empty(item));
+                }
+                (None, Some(item)) => self.empty(item),
+                // What is being read goes when it is used.
+                (None, None) => break,
+            }
         }
     }
 

@@ -101,24 +101,34 @@ impl Placement {
     }
 
     fn of_pieces(pieces: &[Piece], plan: &PassPlan, options: &StreamedOptions) -> Placement {
-        let mut stages = vec![StagePlacement::default(); plan.n_stages() as usize];
-        for Piece { extent, stage, is_pinned, .. } in pieces {
-            let at = &mut stages[*stage as usize];
-            *(if *is_pinned { &mut at.pinned } else { &mut at.streamed }) += extent.len;
-        }
-        for choice in &plan.choices {
-            let bytes = choice.alternatives.iter().flatten().map(|extent| extent.len).sum::<u64>();
-            stages[choice.stage as usize].alternatives += bytes;
-        }
-        Placement {
-            pinned_bytes: pieces::pinned_bytes(pieces),
-            streamed_bytes: stages.iter().map(|stage| stage.streamed).sum(),
-            stages,
+        let mut placement = Placement {
+            pinned_bytes: 0,
+            streamed_bytes: 0,
+            stages: vec![StagePlacement::default(); plan.n_stages() as usize],
             ring_bytes: buffer_bytes(plan, options) * options.n_buffers as u64,
             // A row of a table is no longer than the longest row of a matrix, as far as any model goes.
             reader_bytes: options.n_readers as u64 * READER_BYTES
                 + COPIES_AT_ONCE as u64 * padded_len(pieces::longest_row(plan)),
+        };
+        for choice in &plan.choices {
+            let bytes = choice.alternatives.iter().flatten().map(|extent| extent.len).sum::<u64>();
+            placement.stages[choice.stage as usize].alternatives += bytes;
         }
+        placement.take_in(pieces);
+        placement
+    }
+
+    /// Counts where `pieces` are.
+    fn take_in(&mut self, pieces: &[Piece]) {
+        for stage in &mut self.stages {
+            (stage.pinned, stage.streamed) = (0, 0);
+        }
+        for Piece { extent, stage, is_pinned, .. } in pieces {
+            let at = &mut self.stages[*stage as usize];
+            *(if *is_pinned { &mut at.pinned } else { &mut at.streamed }) += extent.len;
+        }
+        self.pinned_bytes = pieces::pinned_bytes(pieces);
+        self.streamed_bytes = self.stages.iter().map(|stage| stage.streamed).sum();
     }
 }
 
@@ -275,7 +285,7 @@ pub struct StreamedSource {
     /// Reads of the plan.
     reads: Vec<Planned>,
     max_held_bytes: u64,
-    placement: Placement,
+    placement: Mutex<Placement>,
     readers: Vec<JoinHandle<()>>,
 }
 
@@ -346,7 +356,7 @@ impl StreamedSource {
             reads: plan.reads.clone(),
             // The other half is being read while this one is computed.
             max_held_bytes: buffer_bytes * (n_buffers as u64 / 4),
-            placement,
+            placement: Mutex::new(placement),
             readers: Vec::new(),
         };
         for number in 0..options.n_readers.max(1) {
@@ -358,8 +368,8 @@ impl StreamedSource {
     }
 
     /// Where the weights are.
-    pub fn placement(&self) -> &Placement {
-        &self.placement
+    pub fn placement(&self) -> Placement {
+        self.placement.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether reads pass by the page cache.
@@ -375,6 +385,31 @@ impl StreamedSource {
             choices: self.shared.lock().alternatives.stats,
             stage: self.shared.stage.load(Ordering::Relaxed),
         }
+    }
+
+    /// Memory that [`StreamedSource::shrink`] can give back, in bytes.
+    pub fn shrinkable_bytes(&self) -> u64 {
+        let state = self.shared.lock();
+        pieces::unpinnable_bytes(&state.pieces) + state.alternatives.shrinkable_bytes()
+    }
+
+    /// Gives `bytes` of memory back to the system, or all that can be: what was pinned is streamed from the next pass on.
+    /// Between passes only.
+    pub fn shrink(&self, bytes: u64) {
+        let mut state = self.shared.lock();
+        let state = &mut *state;
+        let from_cache = bytes.min(state.alternatives.shrinkable_bytes());
+        state.alternatives.shrink(from_cache);
+        for piece in pieces::unpin(&mut state.pieces, bytes - from_cache) {
+            match state.states[piece] {
+                PieceState::Pinned(_) => state.states[piece] = PieceState::Empty,
+                // Its memory is not the ring's: it stays.
+                PieceState::Reading => state.pieces[piece].is_pinned = true,
+                _ => {}
+            }
+        }
+        let mut placement = self.placement.lock().unwrap_or_else(PoisonError::into_inner);
+        placement.take_in(&state.pieces);
     }
 
     /// Reads what passes stream, without lending it, for `time`: by as many readers and in as long reads as passes do,

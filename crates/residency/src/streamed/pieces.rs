@@ -77,6 +77,30 @@ pub(crate) fn pin(pieces: &mut [Piece], budget_bytes: u64) {
     }
 }
 
+/// Memory that [`unpin`] can give back, in bytes.
+pub(crate) fn unpinnable_bytes(pieces: &[Piece]) -> u64 {
+    let big = pieces.iter().filter(|piece| piece.is_pinned && piece.extent.len > KEPT_BYTES);
+    big.map(Piece::memory_bytes).sum()
+}
+
+/// Lets go of pinned pieces of at least `bytes`, spread evenly over the pass, and gives their indices; of all that can
+/// be let go where that is less.
+pub(crate) fn unpin(pieces: &mut [Piece], bytes: u64) -> Vec<usize> {
+    let share = (bytes as f64 / unpinnable_bytes(pieces).max(1) as f64).min(1.0);
+    let big = |(_, piece): &(usize, &mut Piece)| piece.is_pinned && piece.extent.len > KEPT_BYTES;
+    let (mut wanted, mut freed, mut let_go) = (0.0, 0, Vec::new());
+    for (i, piece) in pieces.iter_mut().enumerate().filter(big) {
+        wanted += piece.memory_bytes() as f64 * share;
+        // Sooner a piece too many than one too few.
+        if (freed as f64) < wanted - 0.5 {
+            freed += piece.memory_bytes();
+            piece.is_pinned = false;
+            let_go.push(i);
+        }
+    }
+    let_go
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,6 +158,22 @@ mod tests {
                 let here = pinned_bytes(tenth) * 100 / tenth.iter().map(Piece::memory_bytes).sum::<u64>();
                 assert!(here.abs_diff(percent) <= 20, "{percent} %: {here} %");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_let_go_is_enough_and_is_spread() {
+        let plan = plan(&[(1, 4096), (4000, 4096), (4000, 4096)]);
+        let mut all = cut(&plan, 256 << 10);
+        pin(&mut all, u64::MAX);
+        let total = unpinnable_bytes(&all);
+        for percent in [0, 1, 30, 50, 99, 100, 200] {
+            let (mut pieces, wanted) = (all.clone(), total * percent / 100);
+            let let_go = unpin(&mut pieces, wanted);
+            let freed = total - unpinnable_bytes(&pieces);
+            assert!(freed >= wanted.min(total) && freed <= wanted + (300 << 10), "{percent} %: {freed}");
+            assert_eq!(let_go.len(), pieces.iter().filter(|piece| !piece.is_pinned).count());
+            assert!(pieces[0].is_pinned, "small ranges stay");
         }
     }
 }

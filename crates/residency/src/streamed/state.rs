@@ -29,6 +29,7 @@ impl Filled {
 #[derive(Debug)]
 pub(crate) enum PieceState {
     Empty,
+    /// Under way, in a buffer of the ring or in memory that is to stay.
     Reading,
     /// Read ahead, in a buffer of the ring.
     Ready(Filled),

@@ -285,6 +285,26 @@ fn a_pass_given_up_in_the_middle_costs_the_next_nothing_but_its_reads() {
 }
 
 #[test]
+fn memory_given_back_changes_nothing_but_what_is_read() {
+    let bench = bench(options(u64::MAX, 6, 20 * ALTERNATIVE_MEMORY));
+    for token in 0..3 {
+        bench.pass(12, token).unwrap();
+    }
+    let mut left = bench.source.shrinkable_bytes();
+    assert!(left > 3_000_000);
+    while left > 0 {
+        bench.source.shrink(700_000);
+        let now = bench.source.shrinkable_bytes();
+        assert!(now <= left.saturating_sub(700_000), "{now} of {left}");
+        left = now;
+        for token in 0..3 {
+            bench.pass(12, token).unwrap();
+        }
+    }
+    assert_eq!(bench.source.placement().streamed_bytes, 6 * N_ROWS * ROW);
+}
+
+#[test]
 fn a_file_that_changed_is_refused() {
     let bench = bench(options(0, 4, ALTERNATIVE_MEMORY));
     bench.pass(12, 1).unwrap();
