@@ -21,59 +21,83 @@ use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
 pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
-    visit(ty, Kernels::<Avx2>(PhantomData)).flatten()
+    visit_unpackers(ty, Dots::<Avx2>(PhantomData))
 }
 
 /// The same with AVX-VNNI, for machines that have it.
 pub(super) fn vnni_dot_of(ty: TensorType) -> Option<Dot> {
-    visit(ty, Kernels::<AvxVnni>(PhantomData)).flatten()
+    visit_unpackers(ty, Dots::<AvxVnni>(PhantomData))
 }
 
-struct Kernels<S>(PhantomData<S>);
+struct Dots<S>(PhantomData<S>);
 
-impl<S: Set> FormatVisitor for Kernels<S> {
-    type Out = Option<Dot>;
+impl<S: Set> UnpackVisitor for Dots<S> {
+    type Out = Dot;
+    fn small<K: Unpack32>(self) -> Dot {
+        S::dot_32::<K>()
+    }
+    fn large<K: Unpack256>(self) -> Dot {
+        S::dot_256::<K>()
+    }
+}
+
+/// Code that is generic over how blocks are unpacked, to be instantiated for one type by [`visit_unpackers`].
+pub(in super::super) trait UnpackVisitor {
+    type Out;
+    fn small<K: Unpack32>(self) -> Self::Out;
+    fn large<K: Unpack256>(self) -> Self::Out;
+}
+
+/// Calls `visitor` with the code that unpacks `ty`; `None` for types without blocks.
+pub(in super::super) fn visit_unpackers<V: UnpackVisitor>(ty: TensorType, visitor: V) -> Option<V::Out> {
+    visit(ty, Unpackers(visitor)).flatten()
+}
+
+struct Unpackers<V>(V);
+
+impl<V: UnpackVisitor> FormatVisitor for Unpackers<V> {
+    type Out = Option<V::Out>;
 
     // The type is a constant here, so that only the code of one arm is made.
-    fn small<F: Format32>(self) -> Option<Dot> {
+    fn small<F: Format32>(self) -> Option<V::Out> {
         Some(match F::TYPE {
-            TensorType::Q4_0 => S::dot_32::<small::Q4_0>(),
-            TensorType::Q4_1 => S::dot_32::<small::Q4_1>(),
-            TensorType::Q5_0 => S::dot_32::<small::Q5_0>(),
-            TensorType::Q5_1 => S::dot_32::<small::Q5_1>(),
-            TensorType::Q8_0 => S::dot_32::<small::Q8_0>(),
-            TensorType::Q8_1 => S::dot_32::<small::Q8_1>(),
-            TensorType::IQ4NL => S::dot_32::<small::IQ4NL>(),
-            TensorType::MXFP4 => S::dot_32::<small::MXFP4>(),
-            TensorType::NVFP4 => S::dot_32::<small::NVFP4>(),
-            TensorType::Q1_0 => S::dot_32::<small::Q1_0>(),
-            TensorType::Q2_0 => S::dot_32::<small::Q2_0>(),
+            TensorType::Q4_0 => self.0.small::<small::Q4_0>(),
+            TensorType::Q4_1 => self.0.small::<small::Q4_1>(),
+            TensorType::Q5_0 => self.0.small::<small::Q5_0>(),
+            TensorType::Q5_1 => self.0.small::<small::Q5_1>(),
+            TensorType::Q8_0 => self.0.small::<small::Q8_0>(),
+            TensorType::Q8_1 => self.0.small::<small::Q8_1>(),
+            TensorType::IQ4NL => self.0.small::<small::IQ4NL>(),
+            TensorType::MXFP4 => self.0.small::<small::MXFP4>(),
+            TensorType::NVFP4 => self.0.small::<small::NVFP4>(),
+            TensorType::Q1_0 => self.0.small::<small::Q1_0>(),
+            TensorType::Q2_0 => self.0.small::<small::Q2_0>(),
             _ => return None,
         })
     }
 
-    fn large<F: Format256>(self) -> Option<Dot> {
+    fn large<F: Format256>(self) -> Option<V::Out> {
         Some(match F::TYPE {
-            TensorType::Q2K => S::dot_256::<large::Q2K>(),
-            TensorType::Q3K => S::dot_256::<large::Q3K>(),
-            TensorType::Q4K => S::dot_256::<large::Q4K>(),
-            TensorType::Q5K => S::dot_256::<large::Q5K>(),
-            TensorType::Q6K => S::dot_256::<large::Q6K>(),
-            TensorType::IQ4XS => S::dot_256::<large::IQ4XS>(),
-            TensorType::IQ2XXS => S::dot_256::<large::IQ2XXS>(),
-            TensorType::IQ2XS => S::dot_256::<large::IQ2XS>(),
-            TensorType::IQ2S => S::dot_256::<large::IQ2S>(),
-            TensorType::IQ3XXS => S::dot_256::<large::IQ3XXS>(),
-            TensorType::IQ3S => S::dot_256::<large::IQ3S>(),
-            TensorType::IQ1S => S::dot_256::<large::IQ1S>(),
-            TensorType::TQ2_0 => S::dot_256::<large::TQ2_0>(),
-            _ => S::dot_256::<Portable<F>>(),
+            TensorType::Q2K => self.0.large::<large::Q2K>(),
+            TensorType::Q3K => self.0.large::<large::Q3K>(),
+            TensorType::Q4K => self.0.large::<large::Q4K>(),
+            TensorType::Q5K => self.0.large::<large::Q5K>(),
+            TensorType::Q6K => self.0.large::<large::Q6K>(),
+            TensorType::IQ4XS => self.0.large::<large::IQ4XS>(),
+            TensorType::IQ2XXS => self.0.large::<large::IQ2XXS>(),
+            TensorType::IQ2XS => self.0.large::<large::IQ2XS>(),
+            TensorType::IQ2S => self.0.large::<large::IQ2S>(),
+            TensorType::IQ3XXS => self.0.large::<large::IQ3XXS>(),
+            TensorType::IQ3S => self.0.large::<large::IQ3S>(),
+            TensorType::IQ1S => self.0.large::<large::IQ1S>(),
+            TensorType::TQ2_0 => self.0.large::<large::TQ2_0>(),
+            _ => self.0.large::<Portable<F>>(),
         })
     }
 }
 
 /// An instruction set: how it multiplies and adds, and the kernels compiled for it.
-trait Set: 'static {
+pub(in super::super) trait Set: 'static {
     /// Whether [`Set::bytes`] takes weights of all 8 bits.
     const WHOLE_BYTES: bool;
 
@@ -97,7 +121,7 @@ macro_rules! instruction_set {
     ($(#[$doc:meta])* $name:ident, $features:literal, whole_bytes: $whole_bytes:literal,
      bytes: |$acc:ident, $w:ident, $a:ident| $bytes:expr, words: |$acc2:ident, $x:ident, $y:ident| $words:expr) => {
         $(#[$doc])*
-        struct $name;
+        pub(in super::super) struct $name;
         impl Set for $name {
             const WHOLE_BYTES: bool = $whole_bytes;
 
@@ -164,13 +188,13 @@ instruction_set!(
 );
 
 /// 32 weights of each row of a tile.
-struct Tile32 {
-    quants: [__m256i; TILE_ROWS],
+pub(in super::super) struct Tile32 {
+    pub(in super::super) quants: [__m256i; TILE_ROWS],
     /// Of each row, for each part of the 32; the second is not looked at where there is one part.
-    scales: [__m256; 2],
+    pub(in super::super) scales: [__m256; 2],
 }
 
-trait Unpack32: 'static {
+pub(in super::super) trait Unpack32: 'static {
     type Format: Format32;
 
     /// Where the f16 minimum of a block of 32 stands, for formats that have minimums.
@@ -185,16 +209,16 @@ trait Unpack32: 'static {
 }
 
 /// A super-block.
-struct Block256 {
+pub(in super::super) struct Block256 {
     /// 32 each.
-    quants: [__m256i; 8],
+    pub(in super::super) quants: [__m256i; 8],
     /// 16 bits for each group of 16, [even groups first](evens_then_odds).
-    scales: __m256i,
+    pub(in super::super) scales: __m256i,
     /// As the scales; not looked at where the format has none.
-    minimums: __m256i,
+    pub(in super::super) minimums: __m256i,
 }
 
-trait Unpack256: 'static {
+pub(in super::super) trait Unpack256: 'static {
     type Format: Format256;
 
     /// Where the f16 scale and minimum scale of a block stand. Where this is `None`, `unpack` leaves them in

@@ -1,14 +1,14 @@
 //! Integer dots: a tile of weight rows against one row of quantized activations.
 
 #[cfg(target_arch = "x86_64")]
-mod avx2;
+pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod scalar;
 #[cfg(target_arch = "x86_64")]
-mod x86;
+pub(super) mod x86;
 
 use super::activations::{ActivationKind, Row32, Row256};
 use super::isa::Isa;

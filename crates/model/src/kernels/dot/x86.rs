@@ -57,7 +57,7 @@ pub(super) fn sum_half_rows(rows: [__m128i; TILE_ROWS]) -> __m256i {
 /// Two bytes at every pointer are readable.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
-pub(super) unsafe fn f16s(pointers: TileRows) -> __m256 {
+pub(in super::super) unsafe fn f16s(pointers: TileRows) -> __m256 {
     // SAFETY: as the caller promises.
     let at = |r: usize| unsafe { pointers[r].cast::<i16>().read_unaligned() };
     _mm256_cvtph_ps(_mm_setr_epi16(at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7)))
@@ -79,7 +79,7 @@ pub(super) unsafe fn bytes(pointers: TileRows) -> __m256i {
 /// 32 bytes at `p` are readable.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) unsafe fn load(p: *const u8) -> __m256i {
+pub(in super::super) unsafe fn load(p: *const u8) -> __m256i {
     // SAFETY: as the caller promises; the load asks for no alignment.
     unsafe { _mm256_loadu_si256(p.cast()) }
 }
@@ -144,7 +144,7 @@ pub(super) fn spread_bits(bits: u32) -> __m256i {
 /// # Safety
 /// All rows are that long.
 #[inline(always)]
-pub(super) unsafe fn at(rows: &TileRows, offset: usize) -> TileRows {
+pub(in super::super) unsafe fn at(rows: &TileRows, offset: usize) -> TileRows {
     let mut moved = *rows;
     for row in &mut moved {
         // SAFETY: as the caller promises.
@@ -175,7 +175,7 @@ pub(super) fn look_up(table: &[u8; 16], nibbles: __m256i) -> __m256i {
 /// where their weights are in a vector of 32.
 #[inline]
 #[target_feature(enable = "avx2")]
-pub(super) fn evens_then_odds(groups: __m256i) -> __m256i {
+pub(in super::super) fn evens_then_odds(groups: __m256i) -> __m256i {
     let evens = 0x0D0C_0908_0504_0100;
     let order =
         _mm256_setr_epi64x(evens, evens + 0x0202_0202_0202_0202, evens, evens + 0x0202_0202_0202_0202);

@@ -10,6 +10,8 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 
 use super::activations::Activations;
@@ -63,9 +65,11 @@ pub(super) type Task = unsafe fn(Rows, &Activations, &mut Scratch);
 struct Panel {
     /// `[k / 4][row][4]`; a second plane of the same form is for kernels that split weights into two bytes.
     quants: [[u8; PANEL_LEN * PANEL_ROWS]; 2],
-    /// Of super-blocks: integer scales of each 16 weights, twice for the two halves of a lane, `[group][row][2]`.
+    /// Of super-blocks: integer scales of each 16 weights, twice for the two halves of a lane, `[group][row][2]`. The
+    /// order of groups is the kernel's.
     scales: [[[i16; 2]; PANEL_ROWS]; 16],
-    /// Of super-blocks: minimums of two neighbouring groups of 16, `[pair][row][2]`.
+    /// Of super-blocks: minimums of two groups of 16, `[pair][row][2]`, or in their place what the offset of the quants
+    /// adds to each activation.
     minimums: [[[i16; 2]; PANEL_ROWS]; 8],
     /// Float scales: of the super-block in `[0]`, or of each unit of 32.
     unit_scales: [[f32; PANEL_ROWS]; 8],
@@ -124,6 +128,8 @@ pub(super) fn with_scratch(work: impl FnOnce(&mut Scratch)) {
 /// The kernel of `ty` on `isa`, where there is one.
 pub(super) fn task_of(ty: TensorType, isa: Isa) -> Option<Task> {
     match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 | Isa::AvxVnni => avx2::task_of(ty, isa),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Avx512Vnni => avx512::task_of(ty, isa),
         #[cfg(target_arch = "x86_64")]
