@@ -21,6 +21,12 @@ pub(crate) const BLOCK_32: usize = 32;
 /// Weights or activations in one super-block of the K-quants.
 pub(crate) const BLOCK_256: usize = 256;
 
+/// Weight rows of a [tile of dots](Ops::dot_tile).
+pub(crate) const FLOAT_ROWS: usize = 4;
+
+/// Rows of activations of it: with the weight rows, 24 sums, which AVX-512 has registers for.
+pub(crate) const FLOAT_ACTS: usize = 6;
+
 /// Declares every operation once: its generic body lives in [`body`], and here it is compiled for each
 /// instruction set and put behind a safe method of [`Ops`].
 macro_rules! operations {
@@ -98,6 +104,9 @@ operations! {
     fn dot(a: &[f32], b: &[f32]) -> f32;
     /// Four of them with one `a`, each to the same bits as [`Ops::dot`]: four chains hide the latency of one.
     fn dot_4(a: &[f32], b: [&[f32]; 4]) -> [f32; 4];
+    /// The dots of a few weight rows with a few rows of activations, all of one length, `[activation row][weight row]`,
+    /// each to the same bits as [`Ops::dot`]: what is loaded serves several sums.
+    fn dot_tile(weights: [&[f32]; FLOAT_ROWS], acts: [&[f32]; FLOAT_ACTS]) -> [[f32; FLOAT_ROWS]; FLOAT_ACTS];
     /// `out = x / sqrt(mean(x^2) + eps) * weight`, all of one length.
     fn rms_norm(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]);
     /// Rotates pairs `(x[2i], x[2i+1])` by the angles whose cosines and sines are given; the rest stays.
@@ -247,6 +256,77 @@ mod body {
             }
         }
         [acc[0].tree(), acc[1].tree(), acc[2].tree(), acc[3].tree()]
+    }
+
+    #[inline(always)]
+    pub(super) fn dot_tile<V: Vector>(
+        weights: [&[f32]; FLOAT_ROWS],
+        acts: [&[f32]; FLOAT_ACTS],
+    ) -> [[f32; FLOAT_ROWS]; FLOAT_ACTS] {
+        let len = weights[0].len();
+        assert!(weights.iter().chain(&acts).all(|row| row.len() == len));
+        let mut out = [[0.0; FLOAT_ROWS]; FLOAT_ACTS];
+        if V::TILE_VECTORS >= 4 {
+            dots_of::<V, FLOAT_ROWS, FLOAT_ACTS>(&weights, &acts, 0, 0, &mut out);
+        } else {
+            // Where a vector is several registers, six sums fill them.
+            for t in (0..FLOAT_ACTS).step_by(3) {
+                for r in (0..FLOAT_ROWS).step_by(2) {
+                    dots_of::<V, 2, 3>(&weights, &acts, r, t, &mut out);
+                }
+            }
+        }
+        out
+    }
+
+    /// The dots of `R` weight rows from `first_row` on with `T` rows of activations from `first_act` on.
+    // Loops over the constants read as what they unroll to.
+    #[allow(clippy::needless_range_loop)]
+    #[inline(always)]
+    fn dots_of<V: Vector, const R: usize, const T: usize>(
+        weights: &[&[f32]; FLOAT_ROWS],
+        acts: &[&[f32]; FLOAT_ACTS],
+        first_row: usize,
+        first_act: usize,
+        out: &mut [[f32; FLOAT_ROWS]; FLOAT_ACTS],
+    ) {
+        let mut acc = [[V::splat(0.0); R]; T];
+        let n_groups = weights[0].len() / LANES;
+        // Of the length that the compiler knows the loop by.
+        let mut w: [&[[f32; LANES]]; R] = [&[]; R];
+        let mut a: [&[[f32; LANES]]; T] = [&[]; T];
+        for r in 0..R {
+            w[r] = &weights[first_row + r].as_chunks::<LANES>().0[..n_groups];
+        }
+        for t in 0..T {
+            a[t] = &acts[first_act + t].as_chunks::<LANES>().0[..n_groups];
+        }
+        for i in 0..n_groups {
+            let mut rows = [V::splat(0.0); R];
+            for r in 0..R {
+                rows[r] = V::from_floats(&w[r][i]);
+            }
+            for t in 0..T {
+                let x = V::from_floats(&a[t][i]);
+                for r in 0..R {
+                    acc[t][r] = rows[r].fma(x, acc[t][r]);
+                }
+            }
+        }
+        if !weights[0].len().is_multiple_of(LANES) {
+            for t in 0..T {
+                let x = padded::<V>(acts[first_act + t].as_chunks::<LANES>().1);
+                for r in 0..R {
+                    let row = padded::<V>(weights[first_row + r].as_chunks::<LANES>().1);
+                    acc[t][r] = row.fma(x, acc[t][r]);
+                }
+            }
+        }
+        for t in 0..T {
+            for r in 0..R {
+                out[first_act + t][first_row + r] = acc[t][r].tree();
+            }
+        }
     }
 
     #[inline(always)]

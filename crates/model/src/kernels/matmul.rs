@@ -2,7 +2,7 @@
 
 use super::activations::{ActivationKind, Activations};
 use super::dot::{Dot, TILE_ROWS, WIDE, dot_of};
-use super::float::Ops;
+use super::float::{FLOAT_ACTS, FLOAT_ROWS, Ops};
 use super::pool::{DisjointRows, Pool};
 use super::tile::{self, MAX_PANELS, PANEL_ROWS};
 use rawrz_gguf::TensorType;
@@ -31,7 +31,7 @@ pub(crate) fn activation_kind(ty: TensorType, ops: &Ops, precision: Precision) -
 
 /// Bytes of scratch that each thread takes for products with up to `n_rows` rows of activations.
 pub(crate) fn thread_scratch_bytes(n_rows: usize) -> u64 {
-    tile::scratch_bytes(n_rows)
+    tile::scratch_bytes(n_rows) + (DECODED_LEN * size_of::<f32>()) as u64
 }
 
 fn integer_dot(ty: TensorType, ops: &Ops, precision: Precision) -> Option<Dot> {
@@ -219,9 +219,13 @@ unsafe fn tiles(
 }
 
 thread_local! {
-    /// One decoded weight row.
+    /// Decoded weight rows.
     static DECODED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
+
+/// Weights that are decoded at once where they are more than a tile of rows: they stay in the second-level cache
+/// while all activations pass over them.
+const DECODED_LEN: usize = 1 << 16;
 
 /// The path of weights that are no blocks, and of all weights at float precision: each row is decoded once for all
 /// activations.
@@ -237,22 +241,43 @@ unsafe fn decoded(
     column: usize,
     ops: &Ops,
 ) {
-    DECODED.with_borrow_mut(|row| {
-        row.resize(acts.row_len(), 0.0);
-        for (i, blocks) in weights.chunks_exact(row_bytes).enumerate() {
-            to_floats(ty, blocks, row, ops);
-            let store = |t: usize, result: f32| {
+    let (k, n) = (acts.row_len(), acts.n_rows());
+    let at_once = match n {
+        ..FLOAT_ACTS => 1,
+        _ => (DECODED_LEN / k).next_multiple_of(FLOAT_ROWS).max(FLOAT_ROWS),
+    };
+    DECODED.with_borrow_mut(|rows| {
+        for (i, blocks) in weights.chunks(row_bytes * at_once).enumerate() {
+            rows.resize(blocks.len() / row_bytes * k, 0.0);
+            to_floats(ty, blocks, rows, ops);
+            let column = column + i * at_once;
+            let store = |t: usize, row: usize, results: &[f32]| {
                 // SAFETY: as the caller promises.
-                let out = unsafe { out.slice(t, column + i, 1) };
-                out[0] = result;
+                let out = unsafe { out.slice(t, column + row, results.len()) };
+                out.copy_from_slice(results);
             };
             let mut t = 0;
-            while t + WIDE <= acts.n_rows() {
-                let results = ops.dot_4(row, std::array::from_fn(|j| acts.row(t + j)));
-                results.into_iter().enumerate().for_each(|(j, result)| store(t + j, result));
-                t += WIDE;
+            while t + FLOAT_ACTS <= n {
+                let acts = std::array::from_fn(|j| acts.row(t + j));
+                for (tile, rows) in rows.chunks(FLOAT_ROWS * k).enumerate() {
+                    let n_rows = rows.len() / k;
+                    // The last row stands in for those that are missing.
+                    let rows = std::array::from_fn(|r| &rows[r.min(n_rows - 1) * k..][..k]);
+                    for (j, results) in ops.dot_tile(rows, acts).iter().enumerate() {
+                        store(t + j, tile * FLOAT_ROWS, &results[..n_rows]);
+                    }
+                }
+                t += FLOAT_ACTS;
             }
-            (t..acts.n_rows()).for_each(|t| store(t, ops.dot(row, acts.row(t))));
+            for (r, row) in rows.chunks(k).enumerate() {
+                let mut t = t;
+                while t + WIDE <= n {
+                    let results = ops.dot_4(row, std::array::from_fn(|j| acts.row(t + j)));
+                    results.iter().enumerate().for_each(|(j, result)| store(t + j, r, &[*result]));
+                    t += WIDE;
+                }
+                (t..n).for_each(|t| store(t, r, &[ops.dot(row, acts.row(t))]));
+            }
         }
     });
 }
