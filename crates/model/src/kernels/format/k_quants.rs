@@ -23,6 +23,29 @@ fn six_bit_scales(packed: &[u8], out: &mut Super) {
     }
 }
 
+/// What blocks of `Q4_K` and `Q5_K` begin with: the f16 scales of scales and minimums, then these.
+#[inline(always)]
+fn head_of_32(block: &[u8], out: &mut Super) {
+    six_bit_scales(&block[4..], out);
+    (out.scale, out.minimum_scale) = (f16_at(block, 0), f16_at(block, 2));
+}
+
+/// The same.
+///
+/// # Safety
+/// 16 bytes at `block` are readable, and the machine has AVX-512 (F, BW, DQ, VL).
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn head_of_32_512(block: *const u8, out: &mut Super) {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let scales = std::slice::from_raw_parts(block, 4);
+        (out.scale, out.minimum_scale) = (f16_at(scales, 0), f16_at(scales, 2));
+        avx512::six_bit_scales_512(block.add(4), out);
+    }
+}
+
 /// Nibbles in chunks of 64 weights: 32 bytes hold 32 weights in their low halves, then 32 in the high ones.
 #[inline(always)]
 fn chunked_nibbles(bytes: &[u8], out: &mut [u8; 256]) {
@@ -42,6 +65,17 @@ pub(super) fn two_bit_planes(bytes: &[u8], out: &mut [u8; 256]) {
             for i in 0..32 {
                 out[i] = bytes[i] >> (2 * j) & 3;
             }
+        }
+    }
+}
+
+/// One more bit of each weight, bit `to`: bit j of byte i is that of weight 32j + i.
+#[inline(always)]
+fn higher_bits(bytes: &[u8], to: u32, out: &mut [u8; 256]) {
+    let bytes = &bytes[..32];
+    for (j, out) in out.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+        for (q, high) in out.iter_mut().zip(bytes) {
+            *q |= (high >> j & 1) << to;
         }
     }
 }
@@ -76,12 +110,7 @@ impl Format256 for Q3K {
     fn unpack(block: &[u8], out: &mut Super) {
         let block = &block[..110];
         two_bit_planes(&block[32..96], &mut out.quants);
-        // Bit j of high byte i belongs to weight 32j + i.
-        for (j, quants) in out.quants.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            for (q, high) in quants.iter_mut().zip(&block[..32]) {
-                *q |= (high >> j & 1) << 2;
-            }
-        }
+        higher_bits(&block[..32], 2, &mut out.quants);
         let packed = std::array::from_fn(|i| block[96 + i]);
         for (group, scale) in out.scales.iter_mut().enumerate() {
             *scale = i16::from(q3_k_scale(&packed, group));
@@ -101,8 +130,7 @@ impl Format256 for Q4K {
     fn unpack(block: &[u8], out: &mut Super) {
         let block = &block[..144];
         chunked_nibbles(&block[16..], &mut out.quants);
-        six_bit_scales(&block[4..], out);
-        (out.scale, out.minimum_scale) = (f16_at(block, 0), f16_at(block, 2));
+        head_of_32(block, out);
     }
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -110,9 +138,7 @@ impl Format256 for Q4K {
     unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
         // SAFETY: as the caller promises.
         unsafe {
-            let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
-            avx512::six_bit_scales_512(block.add(4), out);
-            (out.scale, out.minimum_scale) = (f16_at(bytes, 0), f16_at(bytes, 2));
+            head_of_32_512(block, out);
             avx512::chunked_nibbles_512(block.add(16))
         }
     }
@@ -129,14 +155,8 @@ impl Format256 for Q5K {
     fn unpack(block: &[u8], out: &mut Super) {
         let block = &block[..176];
         chunked_nibbles(&block[48..], &mut out.quants);
-        // Bit j of high byte i belongs to weight 32j + i.
-        for (j, quants) in out.quants.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            for (q, high) in quants.iter_mut().zip(&block[16..48]) {
-                *q |= (high >> j & 1) << 4;
-            }
-        }
-        six_bit_scales(&block[4..], out);
-        (out.scale, out.minimum_scale) = (f16_at(block, 0), f16_at(block, 2));
+        higher_bits(&block[16..48], 4, &mut out.quants);
+        head_of_32(block, out);
     }
     #[cfg(target_arch = "x86_64")]
     #[inline]
@@ -144,9 +164,7 @@ impl Format256 for Q5K {
     unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
         // SAFETY: as the caller promises.
         unsafe {
-            let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
-            avx512::six_bit_scales_512(block.add(4), out);
-            (out.scale, out.minimum_scale) = (f16_at(bytes, 0), f16_at(bytes, 2));
+            head_of_32_512(block, out);
             avx512::five_bits_512(block)
         }
     }

@@ -6,7 +6,7 @@
 //! signed high and an unsigned low byte, each a plane of the panel. The two integer sums join to the exact dot.
 //! Units of 32 have float scales; their tiles are half as long, and each unit's sums are stored and scaled.
 
-use super::avx512::{Multiply, TaskOf, add_large, add_small, pair_sums, vector};
+use super::frame512::{Multiply, TaskOf, add_large, add_small, pair_sums, vector};
 use super::{PANEL_LEN, PANEL_ROWS, Panel, TOKENS, Task};
 use crate::kernels::activations::Activations;
 use crate::kernels::avx512::Vnni;

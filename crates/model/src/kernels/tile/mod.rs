@@ -13,6 +13,8 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod frame512;
 
 use super::activations::Activations;
 use super::isa::Isa;

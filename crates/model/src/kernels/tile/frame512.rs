@@ -1,0 +1,348 @@
+//! What AVX-512 and AMX share: panels filled by AVX-512, and float terms added to sixteen results at once. How
+//! sums are formed in between is up to [`Multiply`].
+
+use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, Task};
+use crate::kernels::activations::Activations;
+use crate::kernels::avx512::*;
+use crate::kernels::format::*;
+use std::arch::x86_64::*;
+use std::array::from_fn;
+use std::marker::PhantomData;
+
+/// How panels are multiplied.
+pub(super) trait Multiply {
+    /// Whether quants of units of 32 are wanted as signed bytes, without the offset of the type.
+    const SIGNED: bool;
+    /// What there is to do before a task, and after it.
+    ///
+    /// # Safety
+    /// The machine has the instruction set that the implementation is for; so for the others.
+    unsafe fn begin(small: bool);
+    /// # Safety
+    /// As [`Multiply::begin`].
+    unsafe fn end();
+    /// What there is to do with a panel of super-blocks before it is multiplied.
+    ///
+    /// # Safety
+    /// As [`Multiply::begin`].
+    unsafe fn prepare<F: Format256>(panel: &mut Panel);
+    /// Adds the products of super-block `b` to the results.
+    ///
+    /// # Safety
+    /// As [`Multiply::begin`]; the activations have a super-block `b`, and the results a row for each of theirs
+    /// and for their padding in every panel.
+    unsafe fn large<F: Format256>(
+        panels: &[Panel],
+        acts: &Activations,
+        b: usize,
+        out: &mut [[f32; PANEL_ROWS]],
+    );
+    /// Adds the products of units `first` to `first + n - 1`.
+    ///
+    /// # Safety
+    /// As [`Multiply::large`], for the blocks of the units.
+    unsafe fn small<F: Format32>(
+        panels: &[Panel],
+        acts: &Activations,
+        first: usize,
+        n: usize,
+        out: &mut [[f32; PANEL_ROWS]],
+    );
+}
+
+/// The task of a format with one way to multiply.
+pub(super) struct TaskOf<M>(pub(super) PhantomData<M>);
+
+impl<M: Multiply> FormatVisitor for TaskOf<M> {
+    type Out = Task;
+    fn small<F: Format32>(self) -> Task {
+        task_32::<F, M>
+    }
+    fn large<F: Format256>(self) -> Task {
+        task_256::<F, M>
+    }
+}
+
+/// # Safety
+/// As [`Task`].
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn task_256<F: Format256, M: Multiply>(rows: Rows, acts: &Activations, scratch: &mut Scratch) {
+    let n_panels = rows.n_panels().min(MAX_PANELS);
+    scratch.clear(n_panels, acts.n_rows());
+    // SAFETY: as the caller promises.
+    unsafe {
+        M::begin(false);
+        for b in 0..acts.row_len() / PANEL_LEN {
+            for (i, panel) in scratch.panels[..n_panels].iter_mut().enumerate() {
+                fill_256::<F>(panel, &rows.of_panel(i).map(|row| row.add(b * F::TYPE.block_bytes())));
+                M::prepare::<F>(panel);
+            }
+            M::large::<F>(&scratch.panels[..n_panels], acts, b, &mut scratch.results);
+        }
+        M::end();
+    }
+}
+
+/// # Safety
+/// As [`Task`].
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn task_32<F: Format32, M: Multiply>(rows: Rows, acts: &Activations, scratch: &mut Scratch) {
+    let n_panels = rows.n_panels().min(MAX_PANELS);
+    scratch.clear(n_panels, acts.n_rows());
+    let n_units = acts.row_len() / 32 * F::PARTS;
+    // SAFETY: as the caller promises.
+    unsafe {
+        M::begin(true);
+        for first in (0..n_units).step_by(PANEL_LEN / 32) {
+            let n = (n_units - first).min(PANEL_LEN / 32);
+            for (i, panel) in scratch.panels[..n_panels].iter_mut().enumerate() {
+                fill_32::<F>(panel, &rows.of_panel(i), first, n, M::SIGNED);
+            }
+            M::small::<F>(&scratch.panels[..n_panels], acts, first, n, &mut scratch.results);
+        }
+        M::end();
+    }
+}
+
+/// `v[i]` holds elements i of all rows afterwards, where `v[r]` held those of row r before; elements are 32 bits.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
+    let pairs: [__m512i; 16] = from_fn(|i| match i % 2 {
+        0 => _mm512_unpacklo_epi32(v[i], v[i + 1]),
+        _ => _mm512_unpackhi_epi32(v[i - 1], v[i]),
+    });
+    // fours[4i + c]: in lane L of 128 bits, element 4L + c of rows 4i to 4i + 3.
+    let fours: [__m512i; 16] = from_fn(|i| {
+        let (first, c) = (i / 4 * 4, i % 4);
+        let (a, b) = (pairs[first + c / 2], pairs[first + c / 2 + 2]);
+        if c % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
+    });
+    // Lanes 0 and 2, or 1 and 3, of rows 0 to 7 (h = 0) and of rows 8 to 15.
+    let even = |h: usize, c: usize| _mm512_shuffle_i32x4::<0x88>(fours[8 * h + c], fours[8 * h + 4 + c]);
+    let odd = |h: usize, c: usize| _mm512_shuffle_i32x4::<0xDD>(fours[8 * h + c], fours[8 * h + 4 + c]);
+    from_fn(|i| {
+        let c = i % 4;
+        match i / 4 {
+            0 => _mm512_shuffle_i32x4::<0x88>(even(0, c), even(1, c)),
+            1 => _mm512_shuffle_i32x4::<0x88>(odd(0, c), odd(1, c)),
+            2 => _mm512_shuffle_i32x4::<0xDD>(even(0, c), even(1, c)),
+            _ => _mm512_shuffle_i32x4::<0xDD>(odd(0, c), odd(1, c)),
+        }
+    })
+}
+
+/// Puts `panel.rows` in the order of steps.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn transpose_rows(panel: &mut Panel) {
+    for quarter in 0..4 {
+        // SAFETY: 64 bytes of a row of 256, and 16 vectors of 64 bytes of a quarter of the plane.
+        unsafe {
+            let rows = from_fn(|r| _mm512_loadu_si512(panel.rows[r].as_ptr().add(64 * quarter).cast()));
+            let plane = panel.quants[0].as_mut_ptr().add(1024 * quarter);
+            for (i, step) in transpose(rows).into_iter().enumerate() {
+                _mm512_storeu_si512(plane.add(64 * i).cast(), step);
+            }
+        }
+    }
+}
+
+/// Pairs of minimums of a super-block: of each 32 weights where those share theirs, else of each 16.
+const fn n_pairs<F: Format256>() -> usize {
+    if F::GROUP < 32 { 8 } else { 4 }
+}
+
+/// The sums of activations that the pairs of minimums are multiplied with, two 16-bit integers in each.
+pub(super) type PairSums = [i32; 8];
+
+/// Pair sums of one super-block of activations, of whose each 16 `sums` are the sums.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) fn pair_sums<F: Format256>(sums: &[i16; 16]) -> PairSums {
+    let mut pairs = [0; 8];
+    // SAFETY: 16 sums are 256 bits, 8 pairs too.
+    unsafe {
+        let of_16 = _mm256_loadu_si256(sums.as_ptr().cast());
+        let pairs_of = match n_pairs::<F>() {
+            // Sums of 32 fit 16 bits: 32 * 127.
+            4 => _mm256_castsi128_si256(_mm_hadd_epi16(
+                _mm256_castsi256_si128(of_16),
+                _mm256_extracti128_si256::<1>(of_16),
+            )),
+            _ => of_16,
+        };
+        _mm256_storeu_si256(pairs.as_mut_ptr().cast(), pairs_of);
+    }
+    pairs
+}
+
+/// Unpacks one super-block of each row.
+///
+/// # Safety
+/// All blocks are readable.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn fill_256<F: Format256>(panel: &mut Panel, blocks: &[*const u8; PANEL_ROWS]) {
+    let mut block = Super::EMPTY;
+    let mut scales = [_mm512_setzero_si512(); PANEL_ROWS];
+    let mut minimums = [_mm512_setzero_si512(); PANEL_ROWS];
+    for r in 0..PANEL_ROWS {
+        // SAFETY: as the caller promises; a row of the panel has room for four vectors.
+        unsafe {
+            let quarters = F::quarters_512(blocks[r], &mut block);
+            for (i, quarter) in quarters.into_iter().enumerate() {
+                _mm512_storeu_si512(panel.rows[r].as_mut_ptr().add(64 * i).cast(), quarter);
+            }
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(block.scales.as_ptr().cast()));
+            scales[r] = _mm512_or_si512(wide, _mm512_slli_epi32::<16>(wide));
+            if F::HAS_MINIMUMS {
+                let of_16 = _mm256_loadu_si256(block.minimums.as_ptr().cast());
+                minimums[r] = match n_pairs::<F>() {
+                    // Of two equal neighbours one is kept.
+                    4 => _mm512_castsi128_si512(_mm256_cvtepi32_epi16(of_16)),
+                    _ => _mm512_castsi256_si512(of_16),
+                };
+            }
+            for line in 0..F::TYPE.block_bytes().div_ceil(64) {
+                // The next block of the row: so many rows at once are too many for the processor to foresee.
+                _mm_prefetch::<_MM_HINT_T1>(blocks[r].wrapping_add(F::TYPE.block_bytes() + 64 * line).cast());
+            }
+        }
+        panel.unit_scales[0][r] = block.scale;
+        panel.unit_minimums[0][r] = block.minimum_scale;
+    }
+    transpose_rows(panel);
+    // SAFETY: the arrays are vectors of 64 bytes.
+    unsafe {
+        for (place, group) in panel.scales.iter_mut().zip(transpose(scales)) {
+            _mm512_storeu_si512(place.as_mut_ptr().cast(), group);
+        }
+        if F::HAS_MINIMUMS {
+            for (place, pair) in panel.minimums.iter_mut().zip(transpose(minimums)) {
+                _mm512_storeu_si512(place.as_mut_ptr().cast(), pair);
+            }
+        }
+    }
+}
+
+/// Unpacks `n` units of each row from unit `first` on.
+///
+/// # Safety
+/// All units are readable.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn fill_32<F: Format32>(
+    panel: &mut Panel,
+    rows: &[*const u8; PANEL_ROWS],
+    first: usize,
+    n: usize,
+    signed: bool,
+) {
+    let last = first + n - 1;
+    let bytes_of = |unit: usize| unit / F::PARTS * 32 / F::TYPE.block_len() * F::TYPE.block_bytes();
+    for row in rows {
+        // The next units of the row: so many rows at once are too many for the processor to foresee.
+        for at in (bytes_of(first + n)..bytes_of(first + 2 * n) + 64).step_by(64) {
+            _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast());
+        }
+    }
+    let halves: [[*const u8; 8]; 2] = [from_fn(|r| rows[r]), from_fn(|r| rows[8 + r])];
+    for pair in 0..n.div_ceil(2) {
+        let units = [first + 2 * pair, (first + 2 * pair + 1).min(last)];
+        // SAFETY: as the caller promises; a row of the panel has room for four vectors.
+        unsafe {
+            for (row, place) in rows.iter().zip(&mut panel.rows) {
+                let mut quants = F::pair_512(*row, units);
+                if signed {
+                    quants = _mm512_sub_epi8(quants, _mm512_set1_epi8(F::OFFSET as i8));
+                }
+                _mm512_storeu_si512(place.as_mut_ptr().add(64 * pair).cast(), quants);
+            }
+            let low = F::scales_512(&halves[0], units);
+            let high = F::scales_512(&halves[1], units);
+            store_pair(&mut panel.unit_scales, pair, low[0], high[0]);
+            if F::HAS_MINIMUM {
+                store_pair(&mut panel.unit_minimums, pair, low[1], high[1]);
+            }
+        }
+    }
+    transpose_rows(panel);
+}
+
+/// Floats of two units: `low` holds those of weight rows 0 to 7 (the first unit's, then the second's), `high` those
+/// of the others.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn store_pair(units: &mut [[f32; PANEL_ROWS]; 8], pair: usize, low: __m512, high: __m512) {
+    // SAFETY: a unit is 16 floats.
+    unsafe {
+        _mm512_storeu_ps(units[2 * pair].as_mut_ptr(), _mm512_shuffle_f32x4::<0x44>(low, high));
+        _mm512_storeu_ps(units[2 * pair + 1].as_mut_ptr(), _mm512_shuffle_f32x4::<0xEE>(low, high));
+    }
+}
+
+/// The sixteen 32-bit values of `row`, whatever they are.
+///
+/// # Safety
+/// `T` is 64 bytes of plain values.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn vector<T>(row: &T) -> __m512i {
+    const { assert!(size_of::<T>() == 64) };
+    // SAFETY: 64 bytes, as just checked.
+    unsafe { _mm512_loadu_si512(std::ptr::from_ref(row).cast()) }
+}
+
+/// Adds the terms of a super-block to the results of one row of activations.
+///
+/// `sum` is the integer dot of each weight row, `scale` that of the activations.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) fn add_large<F: Format256, D: Dp>(
+    panel: &Panel,
+    sum: __m512i,
+    scale: f32,
+    sums: &PairSums,
+    out: &mut [f32; PANEL_ROWS],
+) {
+    let scale = _mm512_set1_ps(scale);
+    // SAFETY: all rows are 16 values; the callers have what `D` needs.
+    unsafe {
+        let scales = _mm512_mul_ps(_mm512_castsi512_ps(vector(&panel.unit_scales[0])), scale);
+        let mut acc = _mm512_castsi512_ps(vector(out));
+        acc = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sum), acc);
+        if F::HAS_MINIMUMS {
+            let mut minimum = _mm512_setzero_si512();
+            for (pair, sum) in panel.minimums.iter().zip(sums).take(n_pairs::<F>()) {
+                minimum = D::dp_16(minimum, vector(pair), _mm512_set1_epi32(*sum));
+            }
+            let scales = _mm512_mul_ps(_mm512_castsi512_ps(vector(&panel.unit_minimums[0])), scale);
+            acc = _mm512_fnmadd_ps(scales, _mm512_cvtepi32_ps(minimum), acc);
+        }
+        _mm512_storeu_ps(out.as_mut_ptr(), acc);
+    }
+}
+
+/// Adds the terms of a unit of 32; `row` are the scale and the scaled sum of the activations.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) fn add_small<F: Format32>(
+    panel: &Panel,
+    unit: usize,
+    sum: __m512i,
+    (scale, scaled_sum): (f32, f32),
+    mut acc: __m512,
+) -> __m512 {
+    // SAFETY: all rows are 16 values.
+    unsafe {
+        let scales = _mm512_castsi512_ps(vector(&panel.unit_scales[unit]));
+        let scales = _mm512_mul_ps(scales, _mm512_set1_ps(scale));
+        acc = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sum), acc);
+        if F::HAS_MINIMUM {
+            let minimums = _mm512_castsi512_ps(vector(&panel.unit_minimums[unit]));
+            acc = _mm512_fmadd_ps(minimums, _mm512_set1_ps(scaled_sum), acc);
+        }
+        acc
+    }
+}
