@@ -13,6 +13,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// flight for any disk, and little enough to stay resident until it is used.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
 
+/// How many planned extents a lease may skip: more than the parts of an attention block.
+const OUT_OF_ORDER: usize = 16;
+
 /// One part of a logical file, mapped.
 ///
 /// ```text
@@ -194,16 +197,22 @@ impl MappedSource {
     fn advise_ahead(&self, extent: Extent) {
         let mut state = self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
-        // A lease may cover only some rows of a planned extent; the plan moves on with the first of them.
-        let expected = state.extents.get(state.next);
-        if state.finished || !expected.is_some_and(|e| e.file == extent.file && e.offset == extent.offset) {
+        // A lease may cover only some rows of a planned extent; the plan moves on with the first of them. A few may be
+        // leased in another order than planned, as biases after all matrices that share an input.
+        let place = |e: &Extent| (e.file, e.offset) == (extent.file, extent.offset);
+        let Some(skipped) = state.extents[state.next..].iter().take(OUT_OF_ORDER).position(place) else {
+            return;
+        };
+        if state.finished {
             return;
         }
-        state.next += 1;
-        if state.next <= state.advised {
-            state.ahead_bytes = state.ahead_bytes.saturating_sub(state.extents[state.next - 1].len);
-        } else {
-            state.advised = state.next;
+        for _ in 0..=skipped {
+            state.next += 1;
+            if state.next <= state.advised {
+                state.ahead_bytes = state.ahead_bytes.saturating_sub(state.extents[state.next - 1].len);
+            } else {
+                state.advised = state.next;
+            }
         }
         while state.advised < state.extents.len() && state.ahead_bytes < READ_AHEAD_BYTES {
             let ahead = state.extents[state.advised];
@@ -362,9 +371,11 @@ mod tests {
     fn a_pass_advises_its_plan_once() {
         let dir = tempfile::tempdir().unwrap();
         let (source, _) = source(dir.path(), &[&[7; 4096]]);
-        let plan: Vec<_> =
+        let mut plan: Vec<_> =
             (0..4).map(|i| Planned { extent: extent(i * 1024, 1024), unit: 1024, stage: 0 }).collect();
         source.begin_pass(&plan).unwrap();
+        // Leased in another order, as biases are.
+        plan.swap(1, 2);
         for read in &plan {
             source.lease(read.extent).unwrap().release().unwrap();
         }
