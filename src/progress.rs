@@ -1,7 +1,12 @@
 //! A progress bar on a terminal, nothing elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use std::time::Duration;
+use rawrz_engine::Engine;
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// How far some work has come. Cleared when dropped.
 pub(crate) struct Progress(ProgressBar);
@@ -43,7 +48,53 @@ impl Drop for Progress {
     }
 }
 
+/// Shows how far a pass over streamed weights has come, on a terminal; nothing elsewhere, or when weights are mapped.
+/// Cleared when dropped.
+pub(crate) struct Passes {
+    stop: Arc<AtomicBool>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl Passes {
+    pub(crate) fn watch(engine: &Arc<Engine>) -> Passes {
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_shown = engine.placement().is_some() && std::io::stderr().is_terminal();
+        let watcher = is_shown.then(|| {
+            let (engine, stop) = (Arc::clone(engine), Arc::clone(&stop));
+            std::thread::spawn(move || show_passes(&engine, &stop))
+        });
+        Passes { stop, watcher }
+    }
+}
+
+impl Drop for Passes {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(watcher) = self.watcher.take() {
+            watcher.thread().unpark();
+            let _ = watcher.join();
+        }
+    }
+}
+
+const WATCH_PERIOD: Duration = Duration::from_millis(250);
+
+fn show_passes(engine: &Engine, stop: &AtomicBool) {
+    let n_stages = engine.config().n_layers as u64 + 1;
+    let bar = ProgressBar::new(n_stages).with_style(style("layer {pos} of {len} {wide_bar} {msg}"));
+    let (mut before, mut at) = (engine.stream_stats().unwrap_or_default(), Instant::now());
+    while !stop.load(Ordering::Relaxed) {
+        std::thread::park_timeout(WATCH_PERIOD);
+        let stats = engine.stream_stats().unwrap_or_default();
+        let rate = stats.since(&before).bytes_read as f64 / at.elapsed().as_secs_f64();
+        bar.set_position(u64::from(stats.stage) + 1);
+        bar.set_message(format!("{:.0} MB/s", rate / 1e6));
+        (before, at) = (stats, Instant::now());
+    }
+    bar.finish_and_clear();
+}
+
 fn style(template: &str) -> ProgressStyle {
-    // The templates are the two above; should one be wrong, a plain bar serves as well.
+    // The templates are those above; should one be wrong, a plain bar serves as well.
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -7,6 +7,7 @@ use crate::cli::BenchArgs;
 use crate::commands::run;
 use crate::exit::Interrupted;
 use crate::output::Output;
+use crate::progress::Passes;
 use crate::{interrupt, locate};
 use anyhow::Context;
 use rawrz_engine::{Cancel, ChoiceStats, Engine, Isa, RunError, Session, Size, Traffic, process_memory};
@@ -168,6 +169,7 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
     for _ in 0..args.reps {
         let started = Instant::now();
         let engine = open()?;
+        let _passes = Passes::watch(&engine);
         prefill(&engine, 1, cancel)?;
         first_tokens.push(started.elapsed().as_secs_f64() * 1e3);
         loads.push(engine.load_time().as_secs_f64() * 1e3);

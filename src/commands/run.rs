@@ -3,7 +3,7 @@
 use crate::cli::{self, Limits, RunArgs, SamplingArgs};
 use crate::exit::{Interrupted, Usage};
 use crate::output::Output;
-use crate::progress::Progress;
+use crate::progress::{Passes, Progress};
 use crate::{interrupt, locate, prompt, report};
 use anyhow::Context;
 use rawrz_engine::{
@@ -13,6 +13,7 @@ use rawrz_engine::{
 use rawrz_text::{ChatTemplate, TokenId};
 use serde_json::{Value as Json, json};
 use std::hash::{BuildHasher, RandomState};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -111,12 +112,18 @@ pub(crate) fn answer(
     let mut session = Session::new(engine).context("there is no memory for a session")?;
     let mut written = Ok(());
     let mut reading = None;
+    let mut passes = Some(Passes::watch(engine));
     let mut on_event = |event: Event<'_>| match event {
-        Event::Prompt { done, total } if done < total => {
+        // One line of progress at a time: of a streamed model, that of its passes.
+        Event::Prompt { done, total } if done < total && engine.placement().is_none() => {
             reading.get_or_insert_with(|| Progress::steps("prompt tokens", total as u64)).at(done as u64);
         }
         Event::Prompt { .. } => reading = None,
         Event::Text(text) => {
+            if out.is_some() && std::io::stdout().is_terminal() {
+                // Text and progress would write over each other.
+                passes = None;
+            }
             if let (Some(out), Ok(())) = (&mut out, &written) {
                 written = out.text(text);
                 if written.is_err() {
@@ -127,7 +134,7 @@ pub(crate) fn answer(
         }
     };
     let generated = generate(&mut session, prompt, options, cancel, &mut on_event);
-    drop(reading);
+    drop((reading, passes));
     written?;
     match generated {
         Err(error @ RunError::Pass(_)) => {
