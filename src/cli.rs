@@ -82,16 +82,19 @@ pub(crate) struct Limits {
     /// How the inputs of matrix products are held
     #[arg(long, value_enum, default_value_t)]
     pub(crate) precision: Precision,
-    /// How the KV cache holds keys and values
-    #[arg(long, value_enum, default_value_t)]
-    pub(crate) kv_type: KvType,
+    /// How the KV cache holds keys and values [default: f16; q8_0 where the --ctx asked for does not fit otherwise]
+    #[arg(long, value_enum)]
+    pub(crate) kv_type: Option<KvType>,
+    /// Keep what --memory has no room for of the KV cache of --ctx tokens in a nameless file in this folder, gone when
+    /// the program ends
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) kv_spill: Option<PathBuf>,
 }
 
 /// How the KV cache holds keys and values.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum KvType {
     /// 16-bit floats
-    #[default]
     F16,
     /// 8 bits in blocks of 32: little more than half of f16
     #[value(name = "q8_0")]

@@ -1,6 +1,29 @@
 //! What a run used: memory as the operating system counted it, and speed.
 
-use rawrz_engine::{Engine, Generated, Size, process_memory};
+use crate::cli::Limits;
+use rawrz_engine::{Engine, Generated, KvType, Size, process_memory};
+
+/// Says on standard error what was made of the KV cache so that the context fits, where the user did not say it.
+pub(crate) fn kv_notes(engine: &Engine, limits: &Limits) {
+    let context_len = engine.context_len();
+    if limits.kv_type.is_none() && engine.kv_type() != KvType::F16 {
+        eprintln!(
+            "note: the KV cache is held as {} so that a context of {context_len} tokens fits (--kv-type chooses)",
+            engine.kv_type()
+        );
+    }
+    if let (Some(kept), Some(folder)) = (kv_resident_tokens(engine), &limits.kv_spill) {
+        eprintln!(
+            "note: the first {kept} of {context_len} tokens of the KV cache stay in memory, the rest goes to a file in {}",
+            folder.display()
+        );
+    }
+}
+
+/// Tokens whose keys and values stay in memory; `None` where all do.
+pub(crate) fn kv_resident_tokens(engine: &Engine) -> Option<usize> {
+    engine.kv_spill().map(|plan| plan.resident_len())
+}
 
 /// The figures of a generation on one line.
 pub(crate) fn speed(generated: &Generated) -> String {

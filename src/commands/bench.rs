@@ -8,9 +8,11 @@ use crate::commands::run;
 use crate::exit::Interrupted;
 use crate::output::Output;
 use crate::progress::Passes;
-use crate::{interrupt, locate};
+use crate::{interrupt, locate, report};
 use anyhow::Context;
-use rawrz_engine::{Cancel, ChoiceStats, Engine, Isa, RunError, Session, Size, Traffic, process_memory};
+use rawrz_engine::{
+    Cancel, ChoiceStats, Engine, Isa, KvType, RunError, Session, Size, Traffic, process_memory,
+};
 use rawrz_text::TokenId;
 use serde_json::json;
 use std::path::Path;
@@ -58,6 +60,8 @@ pub(crate) fn main(args: &BenchArgs) -> anyhow::Result<()> {
             "reps": args.reps,
             "threads": measured.threads,
             "kernels": measured.isa.name(),
+            "kv_type": measured.kv_type.to_string(),
+            "kv_resident_tokens": measured.kv_resident_tokens,
         }));
     }
     let Measured { load_ms, first_token_ms, threads, isa, .. } = measured;
@@ -102,6 +106,8 @@ struct Measured {
     pinned_bytes: u64,
     threads: usize,
     isa: Isa,
+    kv_type: KvType,
+    kv_resident_tokens: Option<usize>,
 }
 
 /// The disk that weights are streamed from.
@@ -152,6 +158,8 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
     let ctx = args.prompt.max(args.tokens + DISK_PROBES).max(WARM_UP_TOKENS);
     let open = || run::open(path, &args.limits, Some(ctx));
     let warm = open()?;
+    report::kv_notes(&warm, &args.limits);
+    let (kv_type, kv_resident_tokens) = (warm.kv_type(), report::kv_resident_tokens(&warm));
     let (threads, isa, traffic) = (warm.n_threads(), warm.isa(), warm.traffic());
     let is_streamed = warm.placement().is_some();
     let pinned_bytes = warm.placement().map_or(0, |placement| placement.pinned_bytes);
@@ -210,6 +218,8 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
         pinned_bytes,
         threads,
         isa,
+        kv_type,
+        kv_resident_tokens,
     })
 }
 

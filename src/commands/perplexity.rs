@@ -9,7 +9,7 @@ use crate::commands::run;
 use crate::exit::Interrupted;
 use crate::output::Output;
 use crate::progress::Progress;
-use crate::{interrupt, locate};
+use crate::{interrupt, locate, report};
 use anyhow::{Context, bail};
 use rawrz_engine::{Engine, RunError, Session, logprob_of};
 use rawrz_text::{EncodeOptions, TokenId};
@@ -20,6 +20,7 @@ pub(crate) fn main(args: &PerplexityArgs) -> anyhow::Result<()> {
     let path = locate::model(&args.model)?;
     let text = read_text(&args.file)?;
     let engine = run::open(&path, &args.limits, Some(args.ctx))?;
+    report::kv_notes(&engine, &args.limits);
     if engine.tokenizer().adds_eos() {
         bail!("this model ends every text with a token of its own, for which perplexity is not defined");
     }
@@ -65,6 +66,8 @@ pub(crate) fn main(args: &PerplexityArgs) -> anyhow::Result<()> {
             "tokens": score.n_tokens,
             "chunks": n_chunks,
             "ctx": args.ctx,
+            "kv_type": engine.kv_type().to_string(),
+            "kv_resident_tokens": report::kv_resident_tokens(&engine),
         }));
     }
     out.line(&format!(

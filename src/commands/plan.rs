@@ -3,8 +3,8 @@
 use crate::cli::PlanArgs;
 use crate::commands::run;
 use crate::disks::Disks;
-use crate::locate;
 use crate::output::Output;
+use crate::{locate, report};
 use rawrz_engine::{Engine, Ledger, Placement, Size, StagePlacement};
 use serde_json::json;
 use std::time::Duration;
@@ -16,6 +16,7 @@ pub(crate) fn main(args: &PlanArgs) -> anyhow::Result<()> {
     let path = locate::model(&args.model)?;
     let floor = Engine::floor(&path, &run::options(&args.limits, args.ctx))?;
     let engine = run::open(&path, &args.limits, args.ctx)?;
+    report::kv_notes(&engine, &args.limits);
     let memory = engine.probe_memory();
     let disk = disk(&engine, args.probe)?;
     let traffic = engine.traffic();
@@ -30,6 +31,8 @@ pub(crate) fn main(args: &PlanArgs) -> anyhow::Result<()> {
             "route": if engine.placement().is_some() { "streamed" } else { "mapped" },
             "context_len": engine.context_len(),
             "batch_len": engine.batch_len(),
+            "kv_type": engine.kv_type().to_string(),
+            "kv_resident_tokens": report::kv_resident_tokens(&engine),
             "ledger": as_json(engine.ledger()),
             "floor": as_json(&floor),
             "pinned_bytes": engine.placement().map_or(0, |placement| placement.pinned_bytes),

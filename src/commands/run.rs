@@ -21,6 +21,7 @@ pub(crate) fn main(args: &RunArgs) -> anyhow::Result<()> {
     let path = locate::model(&args.model)?;
     let text = prompt::text(args)?;
     let engine = open(&path, &args.limits, args.ctx)?;
+    report::kv_notes(&engine, &args.limits);
     let tokens = prompt_tokens(&engine, args, &text)?;
     let cancel = interrupt::cancel_on_signal()?;
     // Without a seed of the user's we draw one ourselves, so that it can be reported and used again.
@@ -54,11 +55,12 @@ pub(crate) fn options(limits: &Limits, ctx: Option<usize>) -> OpenOptions {
             cli::Precision::Quantized => Precision::Quantized,
             cli::Precision::Float => Precision::Float,
         },
-        kv_type: match limits.kv_type {
+        kv_type: limits.kv_type.map(|ty| match ty {
             cli::KvType::F16 => KvType::F16,
             cli::KvType::Q8_0 => KvType::Q8_0,
             cli::KvType::Q4_0 => KvType::Q4_0,
-        },
+        }),
+        kv_spill: limits.kv_spill.clone(),
         ..OpenOptions::default()
     }
 }
@@ -68,7 +70,11 @@ pub(crate) fn open(path: &Path, limits: &Limits, ctx: Option<usize>) -> anyhow::
     Engine::open(path, &options(limits, ctx)).map_err(|error| match error {
         OpenError::Budget(below) => {
             let floor = below.ledger.total_bytes();
-            anyhow::anyhow!("{below}; give --memory {floor} or more, or a smaller --ctx or model")
+            let spill = match (ctx, &limits.kv_spill) {
+                (Some(_), None) => ", or --kv-spill and a folder for the KV cache",
+                _ => "",
+            };
+            anyhow::anyhow!("{below}; give --memory {floor} or more, or a smaller --ctx or model{spill}")
         }
         error => error.into(),
     })
@@ -109,7 +115,7 @@ pub(crate) fn answer(
     cancel: &Cancel,
     mut out: Option<&mut Output>,
 ) -> anyhow::Result<Generated> {
-    let mut session = Session::new(engine).context("there is no memory for a session")?;
+    let mut session = Session::new(engine).context("a session cannot begin")?;
     let mut written = Ok(());
     let mut reading = None;
     let mut passes = Some(Passes::watch(engine));
@@ -190,5 +196,7 @@ fn as_json(engine: &Engine, generated: &Generated, seed: u64) -> Json {
         "decode_tok_s": generated.decode_tokens_per_second(),
         "peak_memory_bytes": process_memory().peak_resident,
         "budget_bytes": engine.budget_bytes(),
+        "kv_type": engine.kv_type().to_string(),
+        "kv_resident_tokens": report::kv_resident_tokens(engine),
     })
 }

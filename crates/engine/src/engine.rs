@@ -2,14 +2,16 @@
 
 use crate::error::{OpenError, RunError};
 use crate::files::ModelFiles;
-use crate::memory::{KV_CACHE, MAPPED_WEIGHTS, MemoryPlan, Planner, Route};
+use crate::memory::{KV_CACHE, KvForm, MAPPED_WEIGHTS, MemoryPlan, Planner, Route};
 use rawrz_gguf::ShardSet;
-use rawrz_model::{Isa, KvCache, KvType, Model, PassError, Precision, Runner};
+use rawrz_model::{Isa, KvCache, KvType, Model, PassError, Precision, Runner, SpillPlan};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
 use rawrz_residency::os::memory_limit;
-use rawrz_residency::{PassPlan, Placement, Source, StreamStats, StreamedOptions, StreamedSource};
+use rawrz_residency::{
+    PassPlan, Placement, ScratchFile, Source, Storage, StreamStats, StreamedOptions, StreamedSource,
+};
 use rawrz_text::{ChatTemplate, TemplateError, Tokenizer};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,8 +30,12 @@ pub struct OpenOptions {
     pub isa: Option<Isa>,
     /// How inputs of matmuls are held.
     pub precision: Precision,
-    /// How KV caches hold keys and values.
-    pub kv_type: KvType,
+    /// How KV caches hold keys and values. By default f16, and q8_0 where the context in `ctx_len` does not fit
+    /// otherwise.
+    pub kv_type: Option<KvType>,
+    /// A folder for what the budget has no room for of the KV cache of the context in `ctx_len`. Each session has a file
+    /// there that has no name and is gone when the session ends.
+    pub kv_spill: Option<PathBuf>,
 }
 
 /// A loaded model, shared by the threads and sessions that use it.
@@ -45,8 +51,8 @@ pub struct Engine {
     runner: Mutex<Runner>,
     n_threads: usize,
     batch_len: usize,
-    context_len: usize,
-    kv_type: KvType,
+    kv: KvForm,
+    kv_folder: Option<PathBuf>,
     device: Option<u64>,
     budget: Budget,
     ledger: Ledger,
@@ -132,7 +138,7 @@ impl Engine {
         let started = Instant::now();
         let ModelFiles { shards, source: mapped, .. } = ModelFiles::open(path)?;
         let model = Model::bind(&shards, &mapped)?;
-        model.check_kv_type(options.kv_type)?;
+        options.kv_type.map_or(Ok(()), |ty| model.check_kv_type(ty))?;
         let isa = match options.isa {
             Some(isa) => isa,
             None => isa_from_environment()?,
@@ -144,7 +150,7 @@ impl Engine {
         planner.plan()?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let planner = planner.with_tokenizer(tokenizer.heap_bytes() as u64);
-        let MemoryPlan { context_len, batch_len, route, ledger } = planner.plan()?;
+        let MemoryPlan { kv, batch_len, route, ledger } = planner.plan()?;
         let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
         let device = mapped.device();
         let (source, streamed): (Arc<dyn Source>, _) = match route {
@@ -167,8 +173,8 @@ impl Engine {
             tokenizer,
             template,
             n_threads,
-            context_len,
-            kv_type: options.kv_type,
+            kv,
+            kv_folder: options.kv_spill.clone(),
             device,
             budget: Budget::new(budget_bytes),
             ledger,
@@ -265,12 +271,17 @@ impl Engine {
 
     /// Positions of each session.
     pub fn context_len(&self) -> usize {
-        self.context_len
+        self.kv.context_len
     }
 
     /// How KV caches hold keys and values.
     pub fn kv_type(&self) -> KvType {
-        self.kv_type
+        self.kv.ty
+    }
+
+    /// What KV caches keep in memory where the rest of them goes to a file; `None` where all of it stays.
+    pub fn kv_spill(&self) -> Option<&SpillPlan> {
+        self.kv.spill.as_ref()
     }
 
     /// Threads of a pass.
@@ -354,9 +365,17 @@ impl Engine {
         &self.model
     }
 
-    /// An empty KV cache of one session.
-    pub(crate) fn new_cache(&self) -> KvCache {
-        self.model.new_cache(self.kv_type, self.context_len)
+    /// An empty KV cache of one session; what it does not keep in memory goes to `storage`, or a scratch file.
+    pub(crate) fn new_cache(&self, storage: Option<Box<dyn Storage>>) -> Result<KvCache, PassError> {
+        let KvForm { context_len, ty, spill, .. } = &self.kv;
+        let (Some(plan), Some(folder)) = (spill, &self.kv_folder) else {
+            return Ok(self.model.new_cache(*ty, *context_len));
+        };
+        let storage = match storage {
+            Some(storage) => storage,
+            None => Box::new(ScratchFile::create(folder)?),
+        };
+        self.model.new_spilled_cache(*ty, *context_len, plan, storage)
     }
 
     pub(crate) fn source(&self) -> &dyn Source {

@@ -38,7 +38,7 @@ pub use error::{OpenError, RunError};
 pub use files::ModelFiles;
 pub use generate::{Event, FinishReason, GenerateOptions, Generated, generate};
 pub use logprobs::{TokenLogprob, logprob_of, top_logprobs};
-pub use rawrz_model::{Config, Isa, KvType, Precision};
+pub use rawrz_model::{Config, Isa, KvType, Precision, SpillPlan};
 pub use rawrz_residency::budget::{Entry, Ledger, Size, default_budget_bytes};
 pub use rawrz_residency::os::{ProcessMemory, process_memory};
 pub use rawrz_residency::{ChoiceStats, Placement, StagePlacement, StreamStats};

@@ -4,7 +4,7 @@
 use crate::engine::OpenOptions;
 use crate::error::OpenError;
 use rawrz_gguf::{Gguf, ShardSet};
-use rawrz_model::{BATCH_LENS, Model};
+use rawrz_model::{BATCH_LENS, KvType, Model, SpillPlan};
 use rawrz_residency::budget::{BelowFloor, Ledger};
 use rawrz_residency::{Eviction, N_READERS, PassPlan, Placement, StreamedOptions};
 
@@ -44,9 +44,19 @@ pub(crate) enum Route {
     Streamed(StreamedOptions),
 }
 
+/// The KV cache of a session.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KvForm {
+    pub(crate) context_len: usize,
+    pub(crate) ty: KvType,
+    /// What stays in memory, where not all of it does.
+    pub(crate) spill: Option<SpillPlan>,
+    bytes: u64,
+}
+
 /// What memory is used for.
 pub(crate) struct MemoryPlan {
-    pub(crate) context_len: usize,
+    pub(crate) kv: KvForm,
     pub(crate) batch_len: usize,
     pub(crate) route: Route,
     pub(crate) ledger: Ledger,
@@ -80,50 +90,87 @@ impl<'a> Planner<'a> {
     }
 
     /// Draws up the ledger and checks it: mapped where everything fits, else streamed; for the context that was asked
-    /// for, or the longest default that fits, with batches as long as fit then.
+    /// for, or the longest default that fits, with batches as long as fit then. A cache that does not fit beside mapped
+    /// weights is held in less memory before weights are streamed for it, if that was left open.
     pub(crate) fn plan(&self) -> Result<MemoryPlan, OpenError> {
         let contexts = self.contexts()?;
-        for context_len in &contexts {
+        let types = self.kv_types();
+        let full = types.iter().flat_map(|ty| contexts.iter().map(|len| self.full_kv(*ty, *len)));
+        for kv in full.clone() {
             for batch_len in BATCH_LENS {
-                let ledger = self.mapped(*context_len, batch_len);
+                let ledger = self.mapped(&kv, batch_len);
                 if ledger.check(self.budget_bytes).is_ok() {
-                    let (context_len, route) = (*context_len, Route::Mapped);
-                    return Ok(MemoryPlan { context_len, batch_len, route, ledger });
+                    return Ok(MemoryPlan { kv, batch_len, route: Route::Mapped, ledger });
                 }
             }
+        }
+        for batch_len in BATCH_LENS {
+            let Some(none) = self.spilled_kv(batch_len, 0) else { break };
+            let fixed = self.mapped(&none, batch_len).total_bytes() - none.bytes;
+            let left = self.budget_bytes.saturating_sub(fixed);
+            let Some(kv) = self.spilled_kv(batch_len, left).filter(|kv| kv.bytes <= left) else { continue };
+            let ledger = self.mapped(&kv, batch_len);
+            return Ok(MemoryPlan { kv, batch_len, route: Route::Mapped, ledger });
         }
         let part = self.budget_bytes / PART;
-        let smallest = contexts[contexts.len() - 1];
-        let kv_fits = |len: &&usize| self.model.cache_bytes(self.options.kv_type, **len) <= part;
-        let context_len = *contexts.iter().find(kv_fits).unwrap_or(&smallest);
+        // Of contexts that nobody asked for, the longest that leaves most of the memory to weights.
+        let mut forms: Vec<KvForm> = full.collect();
+        if self.options.ctx_len.is_none() {
+            let smallest = forms[forms.len() - 1];
+            forms = vec![*forms.iter().find(|kv| kv.bytes <= part).unwrap_or(&smallest)];
+        }
         let scratch_fits = |len: &usize| self.model.scratch_bytes(self.n_threads, *len) <= part;
         let batches = BATCH_LENS.into_iter().filter(scratch_fits).chain([BATCH_LENS[BATCH_LENS.len() - 1]]);
-        for batch_len in batches {
+        let batches: Vec<usize> = batches.collect();
+        let full = forms.iter().flat_map(|kv| batches.iter().map(|batch_len| (*kv, *batch_len)));
+        let spilled = batches.iter().filter_map(|len| Some((self.spilled_kv(*len, 0)?, *len)));
+        for (kv, batch_len) in full.chain(spilled) {
             for ring in RINGS {
-                let Some((streamed, ledger)) = self.streamed(context_len, batch_len, ring) else { continue };
+                let Some((streamed, ledger)) = self.streamed(&kv, batch_len, ring) else { continue };
                 if ring == RINGS[RINGS.len() - 1] || ledger.bytes(RING) <= part {
-                    let route = Route::Streamed(streamed);
-                    return Ok(MemoryPlan { context_len, batch_len, route, ledger });
+                    return Ok(MemoryPlan { kv, batch_len, route: Route::Streamed(streamed), ledger });
                 }
             }
         }
-        Err(BelowFloor { budget_bytes: self.budget_bytes, ledger: self.floor(smallest) }.into())
+        Err(BelowFloor { budget_bytes: self.budget_bytes, ledger: self.smallest()? }.into())
     }
 
-    /// The least that works: everything streamed, short batches, the smallest ring.
-    fn floor(&self, context_len: usize) -> Ledger {
-        let (batch_len, ring) = (BATCH_LENS[BATCH_LENS.len() - 1], RINGS[RINGS.len() - 1]);
-        let streamed = self.least(ring);
-        let streamed_floor = self.streamed_ledger(context_len, batch_len, &streamed);
-        // A model that is smaller than a ring is mapped sooner than streamed.
-        let mapped = self.mapped(context_len, batch_len);
-        if mapped.total_bytes() < streamed_floor.total_bytes() { mapped } else { streamed_floor }
+    /// What caches may hold, best first: less than f16 only for a context that was asked for.
+    fn kv_types(&self) -> Vec<KvType> {
+        let spare = self.options.ctx_len.map(|_| KvType::Q8_0);
+        let fits = |ty: &KvType| self.model.check_kv_type(*ty).is_ok();
+        match self.options.kv_type {
+            Some(ty) => vec![ty],
+            None => [KvType::F16].into_iter().chain(spare.filter(fits)).collect(),
+        }
     }
 
-    /// The smallest budget that works, and what makes it up.
+    fn full_kv(&self, ty: KvType, context_len: usize) -> KvForm {
+        KvForm { context_len, ty, spill: None, bytes: self.model.cache_bytes(ty, context_len) }
+    }
+
+    /// The cache of the context that was asked for, with as much of it in `budget_bytes` as fits, at least what works;
+    /// `None` when there is no place for the rest.
+    fn spilled_kv(&self, batch_len: usize, budget_bytes: u64) -> Option<KvForm> {
+        let (context_len, _) = self.options.ctx_len.zip(self.options.kv_spill.as_ref())?;
+        let ty = *self.kv_types().last()?;
+        let spill = self.model.plan_spill(ty, context_len, batch_len, budget_bytes);
+        Some(KvForm { context_len, ty, spill: Some(spill), bytes: spill.bytes })
+    }
+
+    /// The smallest budget that works, and what makes it up: everything streamed, short batches, the smallest ring, and
+    /// as little of the cache in memory as may be.
     pub(crate) fn smallest(&self) -> Result<Ledger, OpenError> {
         let contexts = self.contexts()?;
-        Ok(self.floor(contexts[contexts.len() - 1]))
+        let (batch_len, ring) = (BATCH_LENS[BATCH_LENS.len() - 1], RINGS[RINGS.len() - 1]);
+        let types = self.kv_types();
+        let full = self.full_kv(types[types.len() - 1], contexts[contexts.len() - 1]);
+        let kv = self.spilled_kv(batch_len, 0).filter(|kv| kv.bytes < full.bytes).unwrap_or(full);
+        let streamed_floor = self.streamed_ledger(&kv, batch_len, &self.least(ring));
+        // A model that is smaller than a ring is mapped sooner than streamed.
+        let mapped = self.mapped(&kv, batch_len);
+        let is_less = mapped.total_bytes() < streamed_floor.total_bytes();
+        Ok(if is_less { mapped } else { streamed_floor })
     }
 
     /// Context lengths to try, longest first.
@@ -143,22 +190,22 @@ impl<'a> Planner<'a> {
     }
 
     /// What both routes use beside weights.
-    fn add_rest(&self, ledger: &mut Ledger, context_len: usize, batch_len: usize) {
-        ledger.add(KV_CACHE, self.model.cache_bytes(self.options.kv_type, context_len));
+    fn add_rest(&self, ledger: &mut Ledger, kv: &KvForm, batch_len: usize) {
+        ledger.add(KV_CACHE, kv.bytes);
         ledger.add("scratch", self.model.scratch_bytes(self.n_threads, batch_len));
         ledger.add("tokenizer", self.tokenizer_bytes);
         ledger.add("threads", self.n_threads as u64 * THREAD_BYTES);
         ledger.add("program", PROGRAM_BYTES);
     }
 
-    fn mapped(&self, context_len: usize, batch_len: usize) -> Ledger {
+    fn mapped(&self, kv: &KvForm, batch_len: usize) -> Ledger {
         let mut ledger = Ledger::default();
         ledger.add(MAPPED_WEIGHTS, self.shards.shards().iter().map(Gguf::file_len).sum());
-        self.add_rest(&mut ledger, context_len, batch_len);
+        self.add_rest(&mut ledger, kv, batch_len);
         ledger
     }
 
-    fn streamed_ledger(&self, context_len: usize, batch_len: usize, options: &StreamedOptions) -> Ledger {
+    fn streamed_ledger(&self, kv: &KvForm, batch_len: usize, options: &StreamedOptions) -> Ledger {
         let placement = Placement::of(self.model.plan(), options);
         let mut ledger = Ledger::default();
         ledger.add("weights (pinned)", placement.pinned_bytes);
@@ -168,7 +215,7 @@ impl<'a> Planner<'a> {
         }
         ledger.add("readers", placement.reader_bytes);
         ledger.add("metadata (mapped)", self.shards.shards().iter().map(Gguf::data_offset).sum());
-        self.add_rest(&mut ledger, context_len, batch_len);
+        self.add_rest(&mut ledger, kv, batch_len);
         ledger.add("page tables", ledger.total_bytes() / PAGE_TABLE_PART);
         ledger
     }
@@ -187,12 +234,12 @@ impl<'a> Planner<'a> {
     /// Weights streamed through `ring`, with all memory that is left used to keep some; `None` below the floor.
     fn streamed(
         &self,
-        context_len: usize,
+        kv: &KvForm,
         batch_len: usize,
         ring: (u64, usize),
     ) -> Option<(StreamedOptions, Ledger)> {
         let mut options = self.least(ring);
-        let least = self.streamed_ledger(context_len, batch_len, &options);
+        let least = self.streamed_ledger(kv, batch_len, &options);
         let left = self.budget_bytes.checked_sub(least.total_bytes())?;
         let left = left - left / PAGE_TABLE_PART;
         let kept = least.bytes("weights (pinned)");
@@ -205,7 +252,7 @@ impl<'a> Planner<'a> {
             options.cache_bytes += (left + kept).saturating_sub(pinned);
             options.eviction = eviction(plan, options.cache_bytes);
         }
-        let ledger = self.streamed_ledger(context_len, batch_len, &options);
+        let ledger = self.streamed_ledger(kv, batch_len, &options);
         ledger.check(self.budget_bytes).ok()?;
         Some((options, ledger))
     }

@@ -4,6 +4,7 @@ use crate::cancel::Cancel;
 use crate::engine::Engine;
 use crate::error::RunError;
 use rawrz_model::KvCache;
+use rawrz_residency::Storage;
 use rawrz_text::TokenId;
 use std::sync::Arc;
 
@@ -30,14 +31,19 @@ pub struct Session {
 impl Session {
     /// An empty timeline of [`Engine::context_len`] positions.
     pub fn new(engine: &Arc<Engine>) -> Result<Session, RunError> {
+        Session::assemble(engine, None)
+    }
+
+    /// As [`Session::new`], with `storage` for what a spilled KV cache does not keep in memory: for tests that inject
+    /// faults.
+    pub fn with_storage(engine: &Arc<Engine>, storage: Box<dyn Storage>) -> Result<Session, RunError> {
+        Session::assemble(engine, Some(storage))
+    }
+
+    fn assemble(engine: &Arc<Engine>, storage: Option<Box<dyn Storage>>) -> Result<Session, RunError> {
         let kv_bytes = engine.reserve_kv()?;
-        Ok(Session {
-            cache: engine.new_cache(),
-            engine: Arc::clone(engine),
-            tokens: Vec::new(),
-            logits: Vec::new(),
-            kv_bytes,
-        })
+        let cache = engine.new_cache(storage).inspect_err(|_| engine.release_kv(kv_bytes))?;
+        Ok(Session { cache, engine: Arc::clone(engine), tokens: Vec::new(), logits: Vec::new(), kv_bytes })
     }
 
     /// The engine.

@@ -68,8 +68,12 @@ fn scores_are_the_logits_of_each_position() {
 /// One head of 64, so that every type of cache fits; more than one block of positions.
 fn open_wide(kv_type: KvType, threads: usize) -> Result<Arc<Engine>, OpenError> {
     let path = tiny().with_file_name("gemma3-global.gguf");
-    let options =
-        OpenOptions { ctx_len: Some(72), threads: Some(threads), kv_type, ..OpenOptions::default() };
+    let options = OpenOptions {
+        ctx_len: Some(72),
+        threads: Some(threads),
+        kv_type: Some(kv_type),
+        ..OpenOptions::default()
+    };
     Engine::open(&path, &options)
 }
 
@@ -93,7 +97,8 @@ fn every_type_of_cache_gives_the_same_bits_for_every_batch() {
         other.sync(&tokens(72), &none).unwrap();
         assert_eq!(bits(other.logits()), at_once, "{kv_type}");
     }
-    assert!(kv_bytes[0] > kv_bytes[1] * 18 / 10 && kv_bytes[1] > kv_bytes[2] * 18 / 10, "{kv_bytes:?}");
+    // Of so short a context, rounded up to whole pages.
+    assert!(kv_bytes[0] > kv_bytes[1] * 15 / 10 && kv_bytes[1] > kv_bytes[2] * 15 / 10, "{kv_bytes:?}");
 }
 
 #[test]
@@ -115,7 +120,7 @@ fn a_quantized_cache_stays_close_and_is_refused_where_it_does_not_fit() {
     assert!(q8_0 > 0.0 && q8_0 < 0.02, "{q8_0}");
     assert!(q4_0 > q8_0 && q4_0 < 0.3, "{q4_0}");
     // Heads of 16.
-    let refused = Engine::open(&tiny(), &OpenOptions { kv_type: KvType::Q8_0, ..options() });
+    let refused = Engine::open(&tiny(), &OpenOptions { kv_type: Some(KvType::Q8_0), ..options() });
     let text = refused.err().unwrap().to_string();
     assert!(text.contains("q8_0") && text.contains("16"), "{text}");
 }

@@ -1,7 +1,7 @@
 //! Why a model cannot be run, found when it is bound; and why a pass failed.
 
 use rawrz_gguf::TensorType;
-use rawrz_residency::ReadError;
+use rawrz_residency::{ReadError, SpillError};
 use thiserror::Error;
 
 /// Why a GGUF is not a model that this crate runs. What is unknown is refused by name, never guessed.
@@ -106,6 +106,9 @@ pub enum PassError {
         /// Positions there are.
         capacity: usize,
     },
+    /// Pages of the cache could not be put away or had back.
+    #[error("the KV cache on disk")]
+    Spill(#[from] SpillError),
     /// The logits are not numbers: the weights are damaged, or overflow.
     #[error(
         "the model computed a value that is not a number at position {position}; its weights may be damaged"

@@ -1,61 +1,182 @@
 //! Keys and values of the positions seen so far.
+//!
+//! ```text
+//!             segment 0   segment 1   segment 2   ...
+//!   layer 0   page        page        page            a page: [kv_head][block in segment], see `KvLayout`
+//!   layer 1   page        page        page
+//!   ...
+//!             a slab      a slab      a slab          taken and given back as a whole
+//! ```
+//!
+//! A segment is what attention joins at a time. Slabs are taken from the system as positions are filled, and given back
+//! by [`KvCache::truncate`]. A spilled cache keeps the slabs of the first segments, and those at the end that are
+//! written to; a slab between them goes to a scratch file as soon as it is full, and its pages come back one by one,
+//! in the order of the layers, ahead of the attention that wants them.
 
 use crate::config::Config;
-use crate::kernels::{ATTENTION_BLOCK, KvLayout, KvType, Ops, Pool};
+use crate::error::PassError;
+use crate::kernels::{ATTENTION_BLOCK, AttentionScratch, KvLayout, KvType, Ops, Pages, Pool, SEGMENT_BLOCKS};
+use rawrz_residency::{Buffer, Spill, SpillError, SpilledPage, Storage};
+use std::ops::Range;
 
 /// With fewer tokens than this, storing them takes less time than waking the other threads.
 const MIN_TOKENS_FOR_THREADS: usize = 8;
 
-/// Alignment of the blocks: vectors of any instruction set do not cross cache lines.
-const ALIGNMENT: usize = 64;
+/// Pages start at multiples of this, as direct reads and writes want it.
+const PAGE_ALIGNMENT: usize = 4096;
+
+/// Positions of a segment.
+const SEGMENT_LEN: usize = SEGMENT_BLOCKS * ATTENTION_BLOCK;
+
+/// The ring that pages come back through, of which half are in use and half are read ahead: the least and the most pages,
+/// and the most bytes where that is more than the least. It takes a quarter of what is not needed anyway.
+const RING: (usize, usize, u64) = (4, 32, 16 << 20);
+
+/// What a spilled cache keeps in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SpillPlan {
+    /// Segments, from the first on, that stay.
+    n_resident: usize,
+    /// Slabs for segments at the end that are written to.
+    n_open: usize,
+    /// Pages of the ring.
+    n_buffers: usize,
+    /// Memory of the cache and of what attention takes for it, in bytes.
+    pub bytes: u64,
+}
+
+impl SpillPlan {
+    /// Positions, from the first on, that stay in memory.
+    pub fn resident_len(&self) -> usize {
+        self.n_resident * SEGMENT_LEN
+    }
+}
 
 /// The cache of one timeline.
-///
-/// Layout, so that attention of one head reads memory in order: `[layer][kv_head][block]`, where a block holds
-/// keys and values of `ATTENTION_BLOCK` positions (see `KvLayout`). Pages are taken from the system as blocks
-/// are filled.
 #[derive(Debug)]
 pub struct KvCache {
-    bytes: Vec<u8>,
-    /// Where in `bytes` the first block is.
-    first: usize,
-    layout: KvLayout,
+    shape: Shape,
     n_kv_heads: usize,
-    /// Blocks of each head.
-    n_blocks: usize,
     capacity: usize,
     len: usize,
+    /// Slab of each segment that is begun, but for those that are in the scratch file.
+    slabs: Vec<Option<Buffer>>,
+    spilled: Option<Spilled>,
+}
+
+#[derive(Debug)]
+struct Spilled {
+    pages: Spill,
+    n_resident: usize,
+    /// Positions that each layer sees, once it has said so.
+    windows: Vec<Option<usize>>,
+    /// Slabs that hold nothing now.
+    spare: Vec<Buffer>,
+}
+
+/// How a cache is cut.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    layout: KvLayout,
+    n_layers: usize,
+    /// Bytes of one head in a page.
+    head_bytes: usize,
+    page_bytes: usize,
+    /// Segments of a full cache.
+    n_segments: usize,
+}
+
+impl Shape {
+    /// That of a cache for `capacity` positions. Less than a segment has pages as short as that allows.
+    fn new(config: &Config, ty: KvType, capacity: usize) -> Shape {
+        let layout = config.kv_layout(ty);
+        let head_bytes = SEGMENT_BLOCKS.min(capacity.div_ceil(ATTENTION_BLOCK)) * layout.block_bytes();
+        Shape {
+            layout,
+            n_layers: config.n_layers,
+            head_bytes,
+            page_bytes: (config.n_kv_heads * head_bytes).next_multiple_of(PAGE_ALIGNMENT),
+            n_segments: capacity.div_ceil(SEGMENT_LEN),
+        }
+    }
+
+    fn slab_bytes(&self) -> u64 {
+        (self.n_layers * self.page_bytes) as u64
+    }
+
+    /// Number of a page in the scratch file: those of a layer lie in order.
+    fn page(&self, layer: usize, segment: usize) -> u64 {
+        (layer * self.n_segments + segment) as u64
+    }
 }
 
 impl KvCache {
     /// An empty cache for up to `capacity` positions of a model, whose heads `ty` fits.
     pub(crate) fn new(config: &Config, ty: KvType, capacity: usize) -> KvCache {
         assert!(ty.fits(config.head_dim) && ty.fits(config.value_dim));
-        let layout = config.kv_layout(ty);
-        let n_blocks = capacity.div_ceil(ATTENTION_BLOCK);
-        let len_bytes = config.n_layers * config.n_kv_heads * n_blocks * layout.block_bytes();
-        let bytes = vec![0; len_bytes + ALIGNMENT];
         KvCache {
-            first: bytes.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT),
-            bytes,
-            layout,
+            shape: Shape::new(config, ty, capacity),
             n_kv_heads: config.n_kv_heads,
-            n_blocks,
             capacity,
             len: 0,
+            slabs: Vec::new(),
+            spilled: None,
         }
+    }
+
+    /// As [`KvCache::new`], with what `plan` does not keep in memory in `storage`.
+    pub(crate) fn spilled(
+        config: &Config,
+        ty: KvType,
+        capacity: usize,
+        plan: &SpillPlan,
+        storage: Box<dyn Storage>,
+    ) -> Result<KvCache, PassError> {
+        let cache = KvCache::new(config, ty, capacity);
+        let spilled = Spilled {
+            pages: Spill::new(storage, cache.shape.page_bytes, plan.n_buffers)?,
+            n_resident: plan.n_resident,
+            windows: vec![None; config.n_layers],
+            spare: Vec::new(),
+        };
+        Ok(KvCache { spilled: Some(spilled), ..cache })
     }
 
     /// Bytes that a cache of `capacity` positions takes when it is full, saturating.
     pub(crate) fn bytes(config: &Config, ty: KvType, capacity: usize) -> u64 {
-        let heads = config.n_layers as u64 * config.n_kv_heads as u64;
-        let blocks = heads.saturating_mul(capacity.div_ceil(ATTENTION_BLOCK) as u64);
-        blocks.saturating_mul(config.kv_layout(ty).block_bytes() as u64).saturating_add(ALIGNMENT as u64)
+        let shape = Shape::new(config, ty, capacity);
+        shape.slab_bytes().saturating_mul(shape.n_segments as u64)
+    }
+
+    /// What a cache of `capacity` positions keeps of them in `budget_bytes`, when up to `batch_len` are added at a
+    /// time: as much as fits, and no less than works.
+    pub(crate) fn plan_spill(
+        config: &Config,
+        ty: KvType,
+        capacity: usize,
+        batch_len: usize,
+        budget_bytes: u64,
+    ) -> SpillPlan {
+        let shape = Shape::new(config, ty, capacity);
+        // A batch begins anywhere in a segment.
+        let n_open = (batch_len.div_ceil(SEGMENT_LEN) + 1).min(shape.n_segments);
+        let heads_per_kv = config.n_heads / config.n_kv_heads;
+        let waves = AttentionScratch::waves_bytes(shape.layout, heads_per_kv, config.n_kv_heads, batch_len);
+        let bytes = |n_buffers: usize, n_slabs: usize| {
+            let slabs = shape.slab_bytes().saturating_mul(n_slabs as u64);
+            slabs.saturating_add(Spill::memory_bytes(shape.page_bytes, n_buffers) + waves)
+        };
+        let (least, most, ring_bytes) = RING;
+        let left = budget_bytes.saturating_sub(bytes(least, n_open));
+        let n_buffers = ((left / 4).min(ring_bytes) as usize / shape.page_bytes).clamp(least, most);
+        let left = budget_bytes.saturating_sub(bytes(n_buffers, n_open));
+        let n_resident = (left / shape.slab_bytes()).min((shape.n_segments - n_open) as u64) as usize;
+        SpillPlan { n_resident, n_open, n_buffers, bytes: bytes(n_buffers, n_resident + n_open) }
     }
 
     /// How keys and values are held.
     pub fn kv_type(&self) -> KvType {
-        self.layout.ty
+        self.shape.layout.ty
     }
 
     /// Positions filled.
@@ -76,57 +197,185 @@ impl KvCache {
     /// Forgets all positions from `len` on; a `len` past the end changes nothing.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
+        for slab in self.slabs.drain(self.len.div_ceil(SEGMENT_LEN).min(self.slabs.len())..).flatten() {
+            if let Some(spilled) = &mut self.spilled {
+                spilled.spare.push(slab);
+            }
+        }
+    }
+
+    /// Makes room for `n` positions after the filled ones, before a pass stores them.
+    ///
+    /// # Errors
+    /// When there is no memory, or the segment to go on in cannot be read back. Nothing that was stored is lost.
+    pub(crate) fn prepare(&mut self, n: usize) -> Result<(), PassError> {
+        assert!(self.len + n <= self.capacity);
+        let first = self.len / SEGMENT_LEN;
+        if !self.len.is_multiple_of(SEGMENT_LEN) && self.slabs[first].is_none() {
+            self.slabs[first] = Some(self.read_slab(first)?);
+        }
+        while self.slabs.len() < (self.len + n).div_ceil(SEGMENT_LEN) {
+            let slab = self.take_slab()?;
+            self.slabs.push(Some(slab));
+        }
+        if let Some(spilled) = &self.spilled {
+            spilled.expect(&self.shape, self.len);
+        }
+        Ok(())
+    }
+
+    fn take_slab(&mut self) -> Result<Buffer, PassError> {
+        if let Some(slab) = self.spilled.as_mut().and_then(|spilled| spilled.spare.pop()) {
+            return Ok(slab);
+        }
+        let system = |source| SpillError::System { source };
+        Ok(Buffer::new(self.shape.slab_bytes()).map_err(system)?)
+    }
+
+    /// The slab of a segment that is in the scratch file.
+    fn read_slab(&mut self, segment: usize) -> Result<Buffer, PassError> {
+        let mut slab = self.take_slab()?;
+        if let Some(spilled) = &mut self.spilled {
+            let pages = slab.bytes_mut().chunks_exact_mut(self.shape.page_bytes).enumerate();
+            let mut read =
+                pages.map(|(layer, page)| spilled.pages.read(self.shape.page(layer, segment), page));
+            if let Err(error) = read.try_for_each(|result| result) {
+                drop(read);
+                spilled.spare.push(slab);
+                return Err(error.into());
+            }
+        }
+        Ok(slab)
     }
 
     /// Counts `n` positions that a pass has stored.
-    pub(crate) fn advance(&mut self, n: usize) {
-        assert!(self.len + n <= self.capacity);
-        self.len += n;
+    ///
+    /// # Errors
+    /// When a segment that they fill cannot be written to the scratch file. They do not count then.
+    pub(crate) fn advance(&mut self, n: usize) -> Result<(), PassError> {
+        let len = self.len + n;
+        assert!(len <= self.capacity);
+        if let Some(spilled) = &mut self.spilled {
+            for (segment, slab) in
+                self.slabs.iter_mut().enumerate().take(len / SEGMENT_LEN).skip(spilled.n_resident)
+            {
+                let Some(full) = slab else { continue };
+                for (layer, page) in full.bytes().chunks_exact(self.shape.page_bytes).enumerate() {
+                    spilled.pages.write(self.shape.page(layer, segment), page)?;
+                }
+                spilled.spare.extend(slab.take());
+            }
+        }
+        self.len = len;
+        Ok(())
     }
 
     pub(crate) fn layout(&self) -> KvLayout {
-        self.layout
+        self.shape.layout
     }
 
-    /// Bytes of one head of one layer.
-    fn head_bytes(&self) -> usize {
-        self.n_blocks * self.layout.block_bytes()
+    /// Bytes of one head in a page.
+    pub(crate) fn head_bytes(&self) -> usize {
+        self.shape.head_bytes
     }
 
     /// Stores the keys and values of the positions after the filled ones, for one layer.
     ///
-    /// `keys` is `[token][kv_head][key_dim]`, `values` is `[token][kv_head][value_dim]`.
+    /// `keys` is `[token][kv_head][key_dim]`, `values` is `[token][kv_head][value_dim]`. There is room:
+    /// [`KvCache::prepare`].
     pub(crate) fn store(&mut self, layer: usize, keys: &[f32], values: &[f32], ops: &Ops, pool: &Pool) {
-        let (layout, n_kv_heads, start) = (self.layout, self.n_kv_heads, self.len);
-        let (head_bytes, block_bytes) = (self.head_bytes(), layout.block_bytes());
-        let n_tokens = keys.len() / (n_kv_heads * layout.key_dim);
-        assert!(start + n_tokens <= self.capacity);
-        let layer =
-            &mut self.bytes[self.first + layer * n_kv_heads * head_bytes..][..n_kv_heads * head_bytes];
-        let store_head = |(head, blocks): &mut (usize, &mut [u8])| {
-            for token in 0..n_tokens {
-                let (position, row) = (start + token, token * n_kv_heads + *head);
-                layout.store(
-                    &mut blocks[position / ATTENTION_BLOCK * block_bytes..],
-                    position % ATTENTION_BLOCK,
-                    &keys[row * layout.key_dim..][..layout.key_dim],
-                    &values[row * layout.value_dim..][..layout.value_dim],
-                    ops,
-                );
+        let Shape { layout, head_bytes, page_bytes, .. } = self.shape;
+        let (n_kv_heads, start, block_bytes) = (self.n_kv_heads, self.len, layout.block_bytes());
+        let end = start + keys.len() / (n_kv_heads * layout.key_dim);
+        for segment in start / SEGMENT_LEN..end.div_ceil(SEGMENT_LEN) {
+            let positions = start.max(segment * SEGMENT_LEN)..end.min((segment + 1) * SEGMENT_LEN);
+            let slab = self.slabs[segment].as_mut().expect("a segment that is written to is in memory");
+            let page = &mut slab.bytes_mut()[layer * page_bytes..][..n_kv_heads * head_bytes];
+            let store_head = |(head, blocks): &mut (usize, &mut [u8])| {
+                for position in positions.clone() {
+                    let row = (position - start) * n_kv_heads + *head;
+                    layout.store(
+                        &mut blocks[position % SEGMENT_LEN / ATTENTION_BLOCK * block_bytes..],
+                        position % ATTENTION_BLOCK,
+                        &keys[row * layout.key_dim..][..layout.key_dim],
+                        &values[row * layout.value_dim..][..layout.value_dim],
+                        ops,
+                    );
+                }
+            };
+            let mut heads: Vec<_> = page.chunks_exact_mut(head_bytes).enumerate().collect();
+            if positions.len() < MIN_TOKENS_FOR_THREADS {
+                heads.iter_mut().for_each(store_head);
+            } else {
+                pool.run_on(&mut heads, &store_head);
             }
-        };
-        let mut heads: Vec<_> = layer.chunks_exact_mut(head_bytes).enumerate().collect();
-        if n_tokens < MIN_TOKENS_FOR_THREADS {
-            heads.iter_mut().for_each(store_head);
-        } else {
-            pool.run_on(&mut heads, &store_head);
         }
     }
 
-    /// The blocks of all heads of one layer, `[kv_head][block]`.
-    pub(crate) fn layer(&self, layer: usize) -> &[u8] {
-        let len = self.n_kv_heads * self.head_bytes();
-        &self.bytes[self.first + layer * len..][..len]
+    /// Says how many positions a layer sees, which decides what is read ahead for it.
+    pub(crate) fn set_window(&mut self, layer: usize, window_len: usize) {
+        if let Some(spilled) = &mut self.spilled
+            && spilled.windows[layer] != Some(window_len)
+        {
+            spilled.windows[layer] = Some(window_len);
+            spilled.expect(&self.shape, self.len);
+        }
+    }
+
+    /// The pages of one layer.
+    pub(crate) fn layer(&self, layer: usize) -> LayerPages<'_> {
+        LayerPages { cache: self, layer }
+    }
+}
+
+impl Spilled {
+    /// Tells the readers what a pass from position `start` on will want.
+    fn expect(&self, shape: &Shape, start: usize) {
+        let run = |(layer, window): (usize, &Option<usize>)| {
+            let first = (start + 1).saturating_sub((*window)?) / SEGMENT_LEN;
+            let in_file = first.max(self.n_resident)..start / SEGMENT_LEN;
+            Some(shape.page(layer, in_file.start)..shape.page(layer, in_file.end))
+        };
+        self.pages.expect(self.windows.iter().enumerate().filter_map(run).collect());
+    }
+}
+
+/// The pages of one layer of a cache.
+pub(crate) struct LayerPages<'a> {
+    cache: &'a KvCache,
+    layer: usize,
+}
+
+impl LayerPages<'_> {
+    fn is_resident(&self, segment: usize) -> bool {
+        self.cache.slabs[segment].is_some()
+    }
+}
+
+impl Pages for LayerPages<'_> {
+    /// What is in memory is not lent together with what is not: that is read meanwhile.
+    fn n_lent(&self, mut segments: Range<usize>) -> usize {
+        let most = self.cache.spilled.as_ref().map_or(usize::MAX, |spilled| spilled.pages.max_leased());
+        let is_resident = self.is_resident(segments.start);
+        let alike = segments.by_ref().take_while(|segment| self.is_resident(*segment) == is_resident).count();
+        if is_resident { alike } else { alike.min(most) }
+    }
+
+    fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError> {
+        let KvCache { shape, slabs, spilled, .. } = self.cache;
+        let from = self.layer * shape.page_bytes;
+        match spilled {
+            Some(spilled) if !self.is_resident(segments.start) => {
+                let lease = |segment| spilled.pages.lease(shape.page(self.layer, segment));
+                let leased: Vec<SpilledPage<'_>> = segments.map(lease).collect::<Result<_, _>>()?;
+                work(&leased.iter().map(|page| &**page).collect::<Vec<_>>());
+            }
+            _ => {
+                let slabs = slabs[segments].iter().flatten();
+                work(&slabs.map(|slab| &slab.bytes()[from..][..shape.page_bytes]).collect::<Vec<_>>());
+            }
+        }
+        Ok(())
     }
 }
 
@@ -135,6 +384,9 @@ mod tests {
     use super::*;
     use crate::kernels::Isa;
     use crate::rope::RopeScaling;
+    use rawrz_residency::{FaultyStorage, ScratchFile, SpillFault};
+    use std::sync::Arc;
+    use std::time::Duration;
 
     fn config() -> Config {
         Config {
@@ -173,12 +425,26 @@ mod tests {
         let (ops, pool) = (Ops::new(Isa::detect()), Pool::new(2));
         while cache.len() < end {
             let n = width.min(end - cache.len());
+            cache.prepare(n).unwrap();
             for layer in 0..config.n_layers {
                 let (keys, values) = rows(config, cache.len()..cache.len() + n, layer, seed);
                 cache.store(layer, &keys, &values, &ops, &pool);
             }
-            cache.advance(n);
+            cache.advance(n).unwrap();
         }
+    }
+
+    /// All that a cache holds of a layer, page by page, wherever it is.
+    fn content(cache: &KvCache, layer: usize) -> Vec<Vec<u8>> {
+        let pages = cache.layer(layer);
+        let (mut all, mut first) = (Vec::new(), 0);
+        while first < cache.slabs.len() {
+            let n = pages.n_lent(first..cache.slabs.len());
+            let mut take = |lent: &[&[u8]]| all.extend(lent.iter().map(|page| page.to_vec()));
+            pages.lend(first..first + n, &mut take).unwrap();
+            first += n;
+        }
+        all
     }
 
     #[test]
@@ -198,7 +464,7 @@ mod tests {
                 fill(&mut cache, &config, 150, width, 2);
                 for layer in 0..config.n_layers {
                     assert!(
-                        cache.layer(layer) == plain.layer(layer),
+                        content(&cache, layer) == content(&plain, layer),
                         "{ty}, {width} at a time, layer {layer}"
                     );
                 }
@@ -206,17 +472,116 @@ mod tests {
         }
     }
 
+    /// The file of a cache that is spilled as far as can be, or one that fails instead.
+    fn spilled(
+        config: &Config,
+        capacity: usize,
+        n_resident: usize,
+    ) -> (KvCache, Arc<FaultyStorage<ScratchFile>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = ScratchFile::create(folder.path()).unwrap();
+        let storage = Arc::new(FaultyStorage::new(file, Duration::ZERO));
+        let plan = KvCache::plan_spill(config, KvType::F16, capacity, 512, 0);
+        let plan = SpillPlan { n_resident, ..plan };
+        let boxed = Box::new(Arc::clone(&storage));
+        (KvCache::spilled(config, KvType::F16, capacity, &plan, boxed).unwrap(), storage)
+    }
+
+    #[test]
+    fn spilled_pages_come_back_as_they_were() {
+        let config = config();
+        let capacity = 4000;
+        let mut plain = KvCache::new(&config, KvType::F16, capacity);
+        let ends = [(700, 1), (2048, 1), (3000, 1), (1100, 2), (1024, 3), (3900, 3), (1023, 4), (4000, 4)];
+        let (mut cut, storage) = spilled(&config, capacity, 1);
+        for (end, seed) in ends {
+            for cache in [&mut plain, &mut cut] {
+                cache.truncate(end);
+                fill(cache, &config, end, 300, seed);
+                assert_eq!(cache.len(), end);
+            }
+            let in_memory = cut.slabs.iter().flatten().count();
+            assert!(in_memory <= 1 + 2 && (end < 1024 || in_memory < plain.slabs.len()), "{in_memory} slabs");
+            for layer in 0..config.n_layers {
+                let (got, expected) = (content(&cut, layer), content(&plain, layer));
+                assert_eq!(got.len(), expected.len());
+                for (segment, (got, expected)) in got.iter().zip(&expected).enumerate() {
+                    // Past the last position lies what a slab held before.
+                    if (segment + 1) * SEGMENT_LEN <= end {
+                        assert!(got == expected, "{end}: layer {layer}, segment {segment}");
+                    }
+                }
+            }
+        }
+        assert!(storage.n_reads() > 0);
+    }
+
+    #[test]
+    fn a_full_disk_keeps_what_was_stored_and_a_bad_read_keeps_the_rest() {
+        let config = config();
+        let (mut cache, storage) = spilled(&config, 4000, 0);
+        fill(&mut cache, &config, 1500, 100, 1);
+        let before = [content(&cache, 0), content(&cache, 1)];
+        for after in 0..config.n_layers {
+            storage.inject(Some(SpillFault::DiskFull { after }));
+            cache.prepare(40).unwrap();
+            assert!(matches!(cache.advance(40), Err(PassError::Spill(SpillError::Write { .. }))));
+            assert_eq!(cache.len(), 1500);
+            for (layer, before) in before.iter().enumerate() {
+                assert!(content(&cache, layer)[..3] == *before);
+            }
+        }
+        // Position 700 lies in a segment that has to come back to be written to.
+        for fault in [SpillFault::ReadError { after: 1 }, SpillFault::ShortRead { after: 0 }] {
+            fill(&mut cache, &config, 1500, 100, 1);
+            cache.truncate(700);
+            storage.inject(Some(fault));
+            let error = cache.prepare(1).unwrap_err();
+            assert!(matches!(error, PassError::Spill(SpillError::Read { .. } | SpillError::Short { .. })));
+            assert_eq!(cache.len(), 700);
+            storage.inject(None);
+            assert!(content(&cache, 1)[0] == before[1][0]);
+        }
+        fill(&mut cache, &config, 1500, 100, 1);
+        assert!(content(&cache, 0)[..2] == before[0][..2]);
+    }
+
+    #[test]
+    fn windows_read_no_page_that_they_do_not_see() {
+        let config = config();
+        let (mut cache, storage) = spilled(&config, 8192, 0);
+        fill(&mut cache, &config, 8192 - 100, 512, 1);
+        (0..config.n_layers).for_each(|layer| cache.set_window(layer, 600));
+        cache.prepare(1).unwrap();
+        for layer in 0..config.n_layers {
+            // Positions 7493 to 8092 lie in segments 14 and 15; the last is in memory.
+            let pages = cache.layer(layer);
+            assert_eq!(pages.n_lent(14..16), 1);
+            pages.lend(14..15, &mut |_| ()).unwrap();
+        }
+        drop(cache);
+        let n_reads = storage.n_reads();
+        assert!((2..=4).contains(&n_reads), "{n_reads} reads: a round of two, and what is ahead of the next");
+    }
+
     #[test]
     fn bytes_are_those_that_are_taken() {
         let config = config();
         for (ty, bits) in [(KvType::F16, 16.0), (KvType::Q8_0, 8.5), (KvType::Q4_0, 4.5)] {
             for capacity in [1, 64, 65, 1000] {
-                let cache = KvCache::new(&config, ty, capacity);
+                let mut cache = KvCache::new(&config, ty, capacity);
                 assert_eq!(cache.capacity(), capacity);
-                assert_eq!(cache.bytes.capacity() as u64, KvCache::bytes(&config, ty, capacity));
-                let elements = capacity.next_multiple_of(64) * 2 * 2 * (64 + 32);
-                assert_eq!(cache.bytes.len() - ALIGNMENT, (elements as f64 * bits / 8.0) as usize);
-                assert!(cache.layer(0).as_ptr().addr().is_multiple_of(ALIGNMENT));
+                cache.prepare(capacity).unwrap();
+                let taken: usize = cache.slabs.iter().flatten().map(|slab| slab.bytes().len()).sum();
+                assert_eq!(taken as u64, KvCache::bytes(&config, ty, capacity));
+                // Whole blocks, or whole segments where there is more than one.
+                let unit = if capacity > SEGMENT_LEN { SEGMENT_LEN } else { ATTENTION_BLOCK };
+                let elements = capacity.next_multiple_of(unit) * 2 * 2 * (64 + 32);
+                let least = (elements as f64 * bits / 8.0) as usize;
+                let pages = cache.slabs.len() * config.n_layers;
+                assert!(taken >= least && taken < least + pages * PAGE_ALIGNMENT, "{taken} for {least}");
+                cache.truncate(0);
+                assert!(cache.slabs.is_empty(), "slabs are given back");
             }
         }
         assert_eq!(KvCache::bytes(&config, KvType::F16, usize::MAX), u64::MAX);

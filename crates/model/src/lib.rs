@@ -28,6 +28,6 @@ pub use kernels::bench;
 pub use config::{Config, Experts};
 pub use error::{BindError, PassError};
 pub use kernels::{Isa, KvType, Precision};
-pub use kv_cache::KvCache;
+pub use kv_cache::{KvCache, SpillPlan};
 pub use model::{BATCH_LENS, Model, Runner};
 pub use rope::RopeScaling;

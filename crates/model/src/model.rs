@@ -7,10 +7,10 @@ use crate::error::{BindError, PassError};
 use crate::kernels::{
     Activations, AttentionScratch, Isa, KvType, Ops, Pool, Precision, thread_scratch_bytes,
 };
-use crate::kv_cache::KvCache;
+use crate::kv_cache::{KvCache, SpillPlan};
 use crate::weights::Binder;
 use rawrz_gguf::ShardSet;
-use rawrz_residency::{PassPlan, Source};
+use rawrz_residency::{PassPlan, Source, Storage};
 
 /// Tokens of one batch, best first. Unpacking weights costs as much for a few tokens as for many, so more are
 /// better; a budget may leave room for fewer only.
@@ -138,6 +138,26 @@ impl Model {
         KvCache::bytes(&self.config, ty, capacity)
     }
 
+    /// An empty cache for up to `capacity` positions, with what `plan` does not keep in memory in `storage`.
+    ///
+    /// # Panics
+    /// As [`Model::new_cache`].
+    pub fn new_spilled_cache(
+        &self,
+        ty: KvType,
+        capacity: usize,
+        plan: &SpillPlan,
+        storage: Box<dyn Storage>,
+    ) -> Result<KvCache, PassError> {
+        KvCache::spilled(&self.config, ty, capacity, plan, storage)
+    }
+
+    /// What a spilled cache of `capacity` positions keeps in memory of `budget_bytes`, for passes of up to `batch_len`
+    /// tokens: as much as fits, and no less than works.
+    pub fn plan_spill(&self, ty: KvType, capacity: usize, batch_len: usize, budget_bytes: u64) -> SpillPlan {
+        KvCache::plan_spill(&self.config, ty, capacity, batch_len, budget_bytes)
+    }
+
     /// Bytes of scratch that each token of a batch takes, beside the input of matmuls and what a feed-forward block
     /// makes of it.
     fn scratch_bytes_per_token(&self) -> u64 {
@@ -212,6 +232,7 @@ impl Model {
             true => &self.plan.reads[..],
             false => &self.plan.reads[..self.n_layer_reads],
         };
+        cache.prepare(tokens.len())?;
         source.begin_pass(reads)?;
         let Runner { ops, pool, acts, vector, table_rows, attention, buffers, .. } = runner;
         let pass = &mut Pass { source, ops: *ops, pool, acts, vector, table_rows, attention, cache, tokens };
@@ -225,7 +246,6 @@ impl Model {
         // A fault is the cause of whatever else went wrong, so it is told first.
         source.end_pass()?;
         result?;
-        cache.advance(tokens.len());
-        Ok(())
+        cache.advance(tokens.len())
     }
 }

@@ -125,7 +125,7 @@ impl DirectPart {
     }
 }
 
-enum ReadFailure {
+pub(crate) enum ReadFailure {
     Io(io::Error),
     /// So many bytes came.
     Short(usize),
@@ -133,7 +133,7 @@ enum ReadFailure {
 
 /// Fills at least the first `needed` bytes of `buffer`. A read may be short for no reason: it goes on at the last
 /// whole block, and only one that brings nothing new ends it.
-fn read_until(
+pub(crate) fn read_until(
     needed: usize,
     buffer: &mut [u8],
     alignment: usize,

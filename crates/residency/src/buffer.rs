@@ -1,4 +1,4 @@
-//! Anonymous memory that direct reads go to.
+//! Anonymous memory that direct reads and writes may use.
 
 use crate::blocks::ALIGNMENT;
 use crate::os;
@@ -11,11 +11,11 @@ const LARGE_PAGES_FROM: usize = 1 << 20;
 /// Zeroed anonymous memory, aligned to pages. The system gives it as it is first written to, and takes it back
 /// when the buffer is dropped.
 #[derive(Debug)]
-pub(crate) struct Buffer(MmapMut);
+pub struct Buffer(MmapMut);
 
 impl Buffer {
     /// `len_bytes` bytes, rounded up to whole blocks of [`ALIGNMENT`].
-    pub(crate) fn new(len_bytes: u64) -> io::Result<Buffer> {
+    pub fn new(len_bytes: u64) -> io::Result<Buffer> {
         let len = usize::try_from(len_bytes.max(1).next_multiple_of(ALIGNMENT));
         let len = len.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let map = MmapMut::map_anon(len)?;
@@ -30,11 +30,13 @@ impl Buffer {
         self.0.len()
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    /// All of it.
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+    /// All of it.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
         &mut self.0
     }
 }

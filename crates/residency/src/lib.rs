@@ -9,10 +9,13 @@
 //! A forward pass announces what it will read, in order, as a [`PassPlan`], so that reading ahead is the
 //! source's business and never leaks into the code that computes.
 //!
+//! [`Spill`] puts pages that a computation makes (and not the model's file) away in a scratch file, and reads them back
+//! ahead of their use.
+//!
 //! [`budget`] holds the memory ledger: what a run will use is added up and checked before it is allocated.
 //!
 //! # Invariants
-//! - Files are opened for reading only and never copied.
+//! - Files of models are opened for reading only and never copied.
 //! - A failed or short read is an error of the pass that met it, never wrong bytes: [`Lease::release`] and
 //!   [`Source::end_pass`] report faults that happened while the bytes were in use (a file truncated under a
 //!   live map, a device that went away), and a source whose file changed refuses every later pass.
@@ -30,14 +33,17 @@ mod mapped;
 #[allow(unsafe_code)]
 pub mod os;
 mod source;
+mod spill;
 mod streamed;
 
+pub use buffer::Buffer;
 pub use extent::Extent;
 pub use faulty::{Fault, FaultySource};
 pub use file::{FileIdentity, OpenError, PartedFile};
 pub use lease::{Health, Lease};
 pub use mapped::{MappedBytes, MappedSource};
 pub use source::{Arrived, Choice, PassPlan, Planned, ReadError, Source};
+pub use spill::{FaultyStorage, ScratchFile, Spill, SpillError, SpillFault, SpilledPage, Storage};
 pub use streamed::{
     ChoiceStats, Eviction, EvictionOrder, N_READERS, Placement, StagePlacement, StreamStats, StreamedOptions,
     StreamedSource,

@@ -81,13 +81,14 @@ def set_iq1_m_scale(blocks, scale):
 
 
 class Model:
-    def __init__(self, folder, name, arch, n_embd, n_ff, n_layer, n_head, n_head_kv, head, weight, tied, spm=False):
+    def __init__(self, folder, name, arch, n_embd, n_ff, n_layer, n_head, n_head_kv, head, weight, tied, spm=False,
+                 context=128):
         self.arch, self.n_embd, self.n_ff, self.n_layer = arch, n_embd, n_ff, n_layer
         self.n_head, self.n_head_kv, self.head, self.weight, self.tied = n_head, n_head_kv, head, weight, tied
         self.rng = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
         self.out = gguf.GGUFWriter(folder / f"{name}.gguf", arch)
         self.out.add_name(f"tiny random {name}")
-        self.out.add_context_length(128)
+        self.out.add_context_length(context)
         self.out.add_embedding_length(n_embd)
         self.out.add_block_count(n_layer)
         self.out.add_feed_forward_length(n_ff)

@@ -86,18 +86,20 @@ impl SelfAttention {
         pass.rotate(q, config.head_dim, rotation, table);
         pass.rotate(k, config.head_dim, rotation, table);
         pass.cache.store(layer, k, v, &pass.ops, pass.pool);
+        pass.cache.set_window(layer, window.len());
         attention.resize(n * config.attention_len(), 0.0);
         let job = Attention {
             layout: pass.cache.layout(),
             n_heads: config.n_heads,
             n_kv_heads: config.n_kv_heads,
             queries: q,
-            cache: pass.cache.layer(layer),
+            pages: &pass.cache.layer(layer),
+            head_bytes: pass.cache.head_bytes(),
             start: pass.start(),
             window_len: window.len(),
             scale,
         };
-        kernels::attend(&job, attention, pass.attention, &pass.ops, pass.pool);
+        kernels::attend(&job, attention, pass.attention, &pass.ops, pass.pool)?;
         pass.load(attention, n);
         pass.linear(&self.output, h)
     }

@@ -35,7 +35,9 @@ mod vector;
 
 pub(crate) use activations::Activations;
 pub use attention::KvType;
-pub(crate) use attention::{Attention, AttentionScratch, BLOCK as ATTENTION_BLOCK, KvLayout, attend};
+pub(crate) use attention::{
+    Attention, AttentionScratch, BLOCK as ATTENTION_BLOCK, KvLayout, Pages, SEGMENT_BLOCKS, attend,
+};
 pub(crate) use float::Ops;
 pub use isa::Isa;
 pub use matmul::Precision;

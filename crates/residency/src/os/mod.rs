@@ -143,6 +143,17 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     imp::read_at(file, buffer, offset)
 }
 
+/// Writes at `offset` without moving a file position; fewer bytes than there are may go.
+pub(crate) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    imp::write_at(file, bytes, offset)
+}
+
+/// Makes reads and writes of an open file pass by the page cache, or not. They start, end and land on multiples of
+/// 4096 then. An error where the system cannot change it.
+pub(crate) fn set_direct(file: &File, direct: bool) -> io::Result<()> {
+    imp::set_direct(file, direct)
+}
+
 /// Tells the system that what was read of `file` through the page cache is not needed there. Advice.
 pub(crate) fn drop_cached(file: &File, offset: u64, len: u64) {
     imp::drop_cached(file, offset, len);

@@ -144,14 +144,36 @@ pub(super) fn open_direct(path: &Path) -> io::Result<File> {
     }
     let file = options.open(path)?;
     #[cfg(target_vendor = "apple")]
-    {
-        use std::os::fd::AsRawFd;
-        // SAFETY: the descriptor is open, and the command takes an int.
-        if unsafe { libc::fcntl(file.as_raw_fd(), libc::F_NOCACHE, 1) } == -1 {
-            return Err(io::Error::last_os_error());
-        }
-    }
+    set_direct(&file, true)?;
     Ok(file)
+}
+
+#[cfg(not(any(target_os = "linux", target_vendor = "apple")))]
+pub(super) fn set_direct(_file: &File, direct: bool) -> io::Result<()> {
+    if direct { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+}
+
+#[cfg(any(target_os = "linux", target_vendor = "apple"))]
+pub(super) fn set_direct(file: &File, direct: bool) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    let fd = file.as_raw_fd();
+    #[cfg(target_os = "linux")]
+    // SAFETY: the descriptor is open, and the commands take and give an int.
+    let result = unsafe {
+        match libc::fcntl(fd, libc::F_GETFL) {
+            -1 => -1,
+            flags if direct => libc::fcntl(fd, libc::F_SETFL, flags | libc::O_DIRECT),
+            flags => libc::fcntl(fd, libc::F_SETFL, flags & !libc::O_DIRECT),
+        }
+    };
+    #[cfg(target_vendor = "apple")]
+    // SAFETY: the descriptor is open, and the command takes an int.
+    let result = unsafe { libc::fcntl(fd, libc::F_NOCACHE, libc::c_int::from(direct)) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::write_at(file, bytes, offset)
 }
 
 pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

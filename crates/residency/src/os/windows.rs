@@ -100,6 +100,15 @@ pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
     }
 }
 
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<usize> {
+    file.seek_write(bytes, offset)
+}
+
+/// A handle is direct from when it is opened, or never.
+pub(super) fn set_direct(_file: &File, direct: bool) -> io::Result<()> {
+    if direct { Err(io::ErrorKind::Unsupported.into()) } else { Ok(()) }
+}
+
 pub(super) fn drop_cached(_file: &File, _offset: u64, _len: u64) {}
 
 #[cfg(test)]

@@ -25,6 +25,9 @@
 //! A task has a [`Tile`]: all query heads of one key-value head for a few tokens. It takes a block at a time, widens
 //! its keys and values once into scratch that stays in the L1 and L2 caches, and multiplies all its rows by them.
 //! Where a batch makes fewer tasks than keep the threads busy (one token, a long context), tasks take a segment each.
+//!
+//! The cache lies in pages of a segment each. Where it lends only some of them at a time, all tiles take those, one wave
+//! after the other, and joining goes on where the wave before it ended.
 
 mod layout;
 pub(super) mod product;
@@ -41,15 +44,17 @@ pub(super) use layout::{
 
 use super::vector::LANES;
 use super::{DisjointRows, Ops, Pool};
+use crate::error::PassError;
 use product::{Line, MAX_ROWS, Product};
 use softmax::{Rows, Visible};
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 /// Positions in one block, counted from position 0 of the timeline.
 pub(crate) const BLOCK: usize = 64;
 
 /// Blocks in one segment: enough that joining segments costs nothing beside computing them.
-const SEGMENT_BLOCKS: usize = 8;
+pub(crate) const SEGMENT_BLOCKS: usize = 8;
 
 /// Rows of one tile, unless one token has more: so many share the widening of a block. With fewer, widening and
 /// reading the cache again for each tile begin to count; with more, the rows of long heads fill the L2 cache.
@@ -61,16 +66,25 @@ const MAX_DIRECT_ROWS: usize = 2 * MAX_ROWS;
 /// Tasks for each thread below which tiles are cut into segments, and up to which they are.
 const TASKS_PER_THREAD: (usize, usize) = (4, 8);
 
+/// The pages of one layer's cache, of which each holds a segment of all heads: `[kv_head][block in segment]`.
+pub(crate) trait Pages: Sync {
+    /// How many of `segments`, which are not none, are lent at a time from the first of them on: at least one.
+    fn n_lent(&self, segments: Range<usize>) -> usize;
+
+    /// Lends the pages of `segments`, no more than [`Pages::n_lent`], to `work`.
+    fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError>;
+}
+
 /// Attention of one layer for a batch of tokens, whose keys and values are in the cache already.
-#[derive(Clone, Copy)]
 pub(crate) struct Attention<'a> {
     pub(crate) layout: KvLayout,
     pub(crate) n_heads: usize,
     pub(crate) n_kv_heads: usize,
     /// `[token][head][key_dim]`, rotated.
     pub(crate) queries: &'a [f32],
-    /// `[kv_head][block]`
-    pub(crate) cache: &'a [u8],
+    pub(crate) pages: &'a dyn Pages,
+    /// Bytes of one head in a page.
+    pub(crate) head_bytes: usize,
     /// Position of the first token.
     pub(crate) start: usize,
     /// Positions that a token sees, itself included: `usize::MAX` for all before it.
@@ -146,6 +160,18 @@ impl AttentionScratch {
         (floats + block + parts) as u64 * 4 * n_threads as u64
     }
 
+    /// The most bytes that it takes beside that where not all pages are lent at once, for batches of up to `batch_len`.
+    pub(crate) fn waves_bytes(
+        layout: KvLayout,
+        heads_per_kv: usize,
+        n_kv_heads: usize,
+        batch_len: usize,
+    ) -> u64 {
+        let tile_tokens = tile_tokens(heads_per_kv).min(batch_len);
+        let rows = Rows::len(tile_tokens * heads_per_kv, layout.value_stride());
+        (batch_len.div_ceil(tile_tokens) * n_kv_heads * rows) as u64 * 4
+    }
+
     fn with<R>(&self, f: impl FnOnce(&mut Scratch) -> R) -> R {
         let free = || self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = free().pop().unwrap_or_default();
@@ -162,108 +188,183 @@ pub(crate) fn attend(
     scratch: &mut AttentionScratch,
     ops: &Ops,
     pool: &Pool,
-) {
+) -> Result<(), PassError> {
     let (n_tokens, tile_tokens) = (job.n_tokens(), tile_tokens(job.heads_per_kv()));
     assert_eq!(out.len(), n_tokens * job.n_heads * job.layout.value_dim);
     let out = DisjointRows::new(out, job.n_heads * job.layout.value_dim);
     let n_tasks = n_tokens.div_ceil(tile_tokens) * job.n_kv_heads;
-    // The last tokens see most: tasks that take longest come first.
-    let tile = |task: usize| {
-        let first = (n_tasks - 1 - task) / job.n_kv_heads * tile_tokens;
-        Tile { kv_head: task % job.n_kv_heads, first, n_tokens: tile_tokens.min(n_tokens - first) }
-    };
-    let segments = segments(job, 0, n_tokens);
+    let tiles = Tiles { job, n_tokens, tile_tokens, n_tasks };
+    let all = segments(job, 0, n_tokens);
     let few = pool.n_threads() > 1 && n_tasks < TASKS_PER_THREAD.0 * pool.n_threads();
-    if few && segments.len() > 1 {
-        let n_rows = tile_tokens.min(n_tokens) * job.heads_per_kv();
-        in_segments(job, n_tasks, n_rows, &tile, &out, scratch, ops, pool);
-    } else {
+    if few && all.len() > 1 || job.pages.n_lent(all.clone()) < all.len() {
+        let (mut parts, mut totals) =
+            (std::mem::take(&mut scratch.parts), std::mem::take(&mut scratch.totals));
+        let result = in_waves(&tiles, few, &mut parts, &mut totals, &out, scratch, ops, pool);
+        (scratch.parts, scratch.totals) = (parts, totals);
+        return result;
+    }
+    job.pages.lend(all.clone(), &mut |pages| {
+        let wave = Wave { first: all.start, pages };
         pool.run(n_tasks, &|task| {
-            scratch.with(|scratch| whole(job, tile(task), scratch, &out, ops));
+            scratch.with(|scratch| whole(job, tiles.tile(task), &wave, scratch, &out, ops));
         });
+    })
+}
+
+/// The tasks of a job.
+struct Tiles<'a> {
+    job: &'a Attention<'a>,
+    n_tokens: usize,
+    /// Tokens of a tile, but for the last ones.
+    tile_tokens: usize,
+    n_tasks: usize,
+}
+
+impl Tiles<'_> {
+    fn tile(&self, task: usize) -> Tile {
+        // The last tokens see most: tasks that take longest come first.
+        let first = (self.n_tasks - 1 - task) / self.job.n_kv_heads * self.tile_tokens;
+        let n_tokens = self.tile_tokens.min(self.n_tokens - first);
+        Tile { kv_head: task % self.job.n_kv_heads, first, n_tokens }
+    }
+
+    fn n_rows(&self, task: usize) -> usize {
+        self.tile(task).n_tokens * self.job.heads_per_kv()
+    }
+}
+
+/// Pages that are lent now: those of segments from `first` on.
+struct Wave<'a> {
+    first: usize,
+    pages: &'a [&'a [u8]],
+}
+
+impl Wave<'_> {
+    /// Those of `segments` that it has.
+    fn of(&self, segments: Range<usize>) -> Range<usize> {
+        segments.start.max(self.first)..segments.end.min(self.first + self.pages.len())
+    }
+
+    fn page(&self, segment: usize) -> &[u8] {
+        self.pages[segment - self.first]
     }
 }
 
 /// Segments that tokens `first..first + n_tokens` of the batch see any of.
-fn segments(job: &Attention<'_>, first: usize, n_tokens: usize) -> std::ops::Range<usize> {
+fn segments(job: &Attention<'_>, first: usize, n_tokens: usize) -> Range<usize> {
     let position = job.start + first;
     let segment_len = SEGMENT_BLOCKS * BLOCK;
     job.first_seen(position) / segment_len..(position + n_tokens).div_ceil(segment_len)
 }
 
-/// A tile by one task.
-fn whole(job: &Attention<'_>, tile: Tile, scratch: &mut Scratch, out: &DisjointRows<'_>, ops: &Ops) {
+/// A tile by one task, with all pages at hand.
+fn whole(
+    job: &Attention<'_>,
+    tile: Tile,
+    wave: &Wave<'_>,
+    scratch: &mut Scratch,
+    out: &DisjointRows<'_>,
+    ops: &Ops,
+) {
     let (n_rows, stride) = (tile.n_tokens * job.heads_per_kv(), job.layout.value_stride());
-    let (mut segment, mut total) = (std::mem::take(&mut scratch.segment), std::mem::take(&mut scratch.total));
-    segment.resize(Rows::len(n_rows, stride), 0.0);
+    let mut total = std::mem::take(&mut scratch.total);
     total.resize(Rows::len(n_rows, stride), 0.0);
     let mut rows = Rows::new(&mut total, n_rows, stride);
     rows.clear();
-    pack(job, tile, scratch);
-    for index in segments(job, tile.first, tile.n_tokens) {
-        let mut part = Rows::new(&mut segment, n_rows, stride);
-        one_segment(job, tile, index, scratch, &mut part, ops);
-        ops.merge(&mut rows, &part);
-    }
+    join_wave(job, tile, wave, scratch, &mut rows, ops);
     write(job, tile, &rows, out, ops);
-    (scratch.segment, scratch.total) = (segment, total);
+    scratch.total = total;
 }
 
-/// All tiles, with a task for each segment of each.
-#[allow(clippy::too_many_arguments)]
-fn in_segments(
+/// Joins what a tile has from the segments of a wave to what it has from those before.
+fn join_wave(
     job: &Attention<'_>,
-    n_tasks: usize,
-    n_rows: usize,
-    tile: &(dyn Fn(usize) -> Tile + Sync),
+    tile: Tile,
+    wave: &Wave<'_>,
+    scratch: &mut Scratch,
+    total: &mut Rows<'_>,
+    ops: &Ops,
+) {
+    let (n_rows, stride) = (tile.n_tokens * job.heads_per_kv(), job.layout.value_stride());
+    let mut segment = std::mem::take(&mut scratch.segment);
+    segment.resize(Rows::len(n_rows, stride), 0.0);
+    pack(job, tile, scratch);
+    for index in wave.of(segments(job, tile.first, tile.n_tokens)) {
+        let mut part = Rows::new(&mut segment, n_rows, stride);
+        one_segment(job, tile, (index, wave.page(index)), scratch, &mut part, ops);
+        ops.merge(total, &part);
+    }
+    scratch.segment = segment;
+}
+
+/// All tiles, segments in waves: as many as are lent at a time, and where there are few tiles no more than there is
+/// scratch for, with a task for each segment of each tile.
+#[allow(clippy::too_many_arguments)]
+fn in_waves(
+    tiles: &Tiles<'_>,
+    few: bool,
+    parts: &mut Vec<f32>,
+    totals: &mut Vec<f32>,
     out: &DisjointRows<'_>,
-    scratch: &mut AttentionScratch,
+    scratch: &AttentionScratch,
     ops: &Ops,
     pool: &Pool,
-) {
+) -> Result<(), PassError> {
+    let Tiles { job, n_tasks, .. } = *tiles;
     let stride = job.layout.value_stride();
-    let rows_len = Rows::len(n_rows, stride);
-    // Waves of segments keep the scratch bounded whatever the length of the context.
-    let per_wave = (TASKS_PER_THREAD.1 * pool.n_threads() / n_tasks).max(1);
-    let (mut parts, mut totals) = (std::mem::take(&mut scratch.parts), std::mem::take(&mut scratch.totals));
-    parts.resize(per_wave * n_tasks * rows_len, 0.0);
+    let rows_len = Rows::len(tiles.tile_tokens.min(tiles.n_tokens) * job.heads_per_kv(), stride);
+    // Waves keep the scratch bounded whatever the length of the context.
+    let most = if few { (TASKS_PER_THREAD.1 * pool.n_threads() / n_tasks).max(1) } else { usize::MAX };
+    let all = segments(job, 0, tiles.n_tokens);
+    parts.resize(if few { most * n_tasks * rows_len } else { 0 }, 0.0);
     totals.resize(n_tasks * rows_len, 0.0);
-    let (part_rows, total_rows) =
-        (DisjointRows::new(&mut parts, rows_len), DisjointRows::new(&mut totals, rows_len));
-    let rows_of = |task: usize| tile(task).n_tokens * job.heads_per_kv();
+    let (part_rows, total_rows) = (DisjointRows::new(parts, rows_len), DisjointRows::new(totals, rows_len));
     pool.run(n_tasks, &|task| {
         // SAFETY: each task takes its own row.
         let total = unsafe { total_rows.slice(task, 0, rows_len) };
-        Rows::new(total, rows_of(task), stride).clear();
+        Rows::new(total, tiles.n_rows(task), stride).clear();
     });
-    let all = segments(job, 0, job.n_tokens());
-    for wave in all.clone().step_by(per_wave) {
-        let n_segments = per_wave.min(all.end - wave);
-        pool.run(n_segments * n_tasks, &|i| {
-            let (task, segment) = (i % n_tasks, wave + i / n_tasks);
-            // SAFETY: each task takes its own row.
-            let part = unsafe { part_rows.slice(i, 0, rows_len) };
-            let mut part = Rows::new(part, rows_of(task), stride);
-            scratch.with(|scratch| {
-                pack(job, tile(task), scratch);
-                one_segment(job, tile(task), segment, scratch, &mut part, ops);
+    let mut first = all.start;
+    while first < all.end {
+        let n_segments = job.pages.n_lent(first..all.end).min(most);
+        let is_last = first + n_segments == all.end;
+        job.pages.lend(first..first + n_segments, &mut |pages| {
+            let wave = Wave { first, pages };
+            if few {
+                pool.run(n_segments * n_tasks, &|i| {
+                    let (task, segment) = (i % n_tasks, first + i / n_tasks);
+                    // SAFETY: each task takes its own row.
+                    let part = unsafe { part_rows.slice(i, 0, rows_len) };
+                    let mut part = Rows::new(part, tiles.n_rows(task), stride);
+                    scratch.with(|scratch| {
+                        let tile = tiles.tile(task);
+                        pack(job, tile, scratch);
+                        one_segment(job, tile, (segment, wave.page(segment)), scratch, &mut part, ops);
+                    });
+                });
+            }
+            pool.run(n_tasks, &|task| {
+                // SAFETY: each task takes its own row.
+                let total = unsafe { total_rows.slice(task, 0, rows_len) };
+                let mut total = Rows::new(total, tiles.n_rows(task), stride);
+                if few {
+                    for segment in 0..n_segments {
+                        // SAFETY: row `segment * n_tasks + task` is of this task only.
+                        let part = unsafe { part_rows.slice(segment * n_tasks + task, 0, rows_len) };
+                        ops.merge(&mut total, &Rows::new(part, tiles.n_rows(task), stride));
+                    }
+                } else {
+                    let tile = tiles.tile(task);
+                    scratch.with(|scratch| join_wave(job, tile, &wave, scratch, &mut total, ops));
+                }
+                if is_last {
+                    write(job, tiles.tile(task), &total, out, ops);
+                }
             });
-        });
-        pool.run(n_tasks, &|task| {
-            // SAFETY: each task takes its own row.
-            let total = unsafe { total_rows.slice(task, 0, rows_len) };
-            let mut total = Rows::new(total, rows_of(task), stride);
-            for segment in 0..n_segments {
-                // SAFETY: row `segment * n_tasks + task` is of this task only.
-                let part = unsafe { part_rows.slice(segment * n_tasks + task, 0, rows_len) };
-                ops.merge(&mut total, &Rows::new(part, rows_of(task), stride));
-            }
-            if wave + n_segments == all.end {
-                write(job, tile(task), &total, out, ops);
-            }
-        });
+        })?;
+        first += n_segments;
     }
-    (scratch.parts, scratch.totals) = (parts, totals);
+    Ok(())
 }
 
 /// Copies the queries of a tile next to each other: in place they lie so that they fall onto the same cache sets.
@@ -300,11 +401,11 @@ fn row_groups(n_rows: usize) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// What the rows of a tile have from one segment. The queries are packed.
+/// What the rows of a tile have from one segment, given with its page. The queries are packed.
 fn one_segment(
     job: &Attention<'_>,
     tile: Tile,
-    segment: usize,
+    (segment, page): (usize, &[u8]),
     scratch: &mut Scratch,
     rows: &mut Rows<'_>,
     ops: &Ops,
@@ -315,13 +416,13 @@ fn one_segment(
     let position = job.start + tile.first;
     let first = (segment * SEGMENT_BLOCKS).max(job.first_seen(position) / BLOCK);
     let end = ((segment + 1) * SEGMENT_BLOCKS).min((position + tile.n_tokens).div_ceil(BLOCK));
-    let head = &job.cache[tile.kv_head * (job.cache.len() / job.n_kv_heads)..];
+    let head = &page[tile.kv_head * job.head_bytes..];
     scratch.weights.resize(n_rows * BLOCK, 0.0);
     for block in first..end {
         let visible = (0..n_rows).map(|row| see(job, position + row / heads_per_kv, block));
         scratch.visible.clear();
         scratch.visible.extend(visible);
-        let (keys, values) = layout.split(&head[block * layout.block_bytes()..]);
+        let (keys, values) = layout.split(&head[block % SEGMENT_BLOCKS * layout.block_bytes()..]);
         if layout.ty == KvType::F16 && n_rows <= MAX_DIRECT_ROWS {
             let keys = keys.as_chunks::<{ 2 * LANES }>().0;
             let values = values.as_chunks::<{ 2 * LANES }>().0;

@@ -21,6 +21,26 @@ struct Timeline {
 
 const SCALE: f32 = 0.3;
 
+/// Pages that are lent a few at a time.
+#[derive(PartialEq)]
+struct TestPages {
+    pages: Vec<Vec<u8>>,
+    head_bytes: usize,
+    most: usize,
+}
+
+impl Pages for TestPages {
+    fn n_lent(&self, segments: Range<usize>) -> usize {
+        segments.len().min(self.most)
+    }
+
+    fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError> {
+        assert!(!segments.is_empty() && segments.len() <= self.most);
+        work(&self.pages[segments].iter().map(Vec::as_slice).collect::<Vec<_>>());
+        Ok(())
+    }
+}
+
 impl Timeline {
     fn new(ty: KvType, heads: (usize, usize), dims: (usize, usize), n: usize) -> Timeline {
         let (n_heads, n_kv_heads) = heads;
@@ -37,25 +57,28 @@ impl Timeline {
     }
 
     /// The cache with the first `n` positions stored; what is not stored is NaN.
-    fn cache(&self, n: usize, isa: Isa) -> Vec<u8> {
+    fn cache(&self, n: usize, isa: Isa) -> TestPages {
         let (layout, ops) = (self.layout, Ops::new(isa));
-        let head_bytes = self.n.div_ceil(BLOCK) * layout.block_bytes();
-        let mut cache = vec![0xff; self.n_kv_heads * head_bytes];
+        let head_bytes = SEGMENT_BLOCKS * layout.block_bytes();
+        let n_pages = self.n.div_ceil(SEGMENT_BLOCKS * BLOCK);
+        let mut pages = vec![vec![0xff; self.n_kv_heads * head_bytes]; n_pages];
         for i in 0..n * self.n_kv_heads {
             let (position, head) = (i / self.n_kv_heads, i % self.n_kv_heads);
-            let block = &mut cache[head * head_bytes + position / BLOCK * layout.block_bytes()..];
+            let page = &mut pages[position / (SEGMENT_BLOCKS * BLOCK)];
+            let block = position / BLOCK % SEGMENT_BLOCKS;
+            let block = &mut page[head * head_bytes + block * layout.block_bytes()..];
             let key = &self.keys[i * layout.key_dim..][..layout.key_dim];
             let value = &self.values[i * layout.value_dim..][..layout.value_dim];
             layout.store(block, position % BLOCK, key, value, &ops);
         }
-        cache
+        TestPages { pages, head_bytes, most: usize::MAX }
     }
 
     /// Bits of the results of positions `start..end`, computed in batches of `width`.
     fn run(
         &self,
-        cache: &[u8],
-        positions: std::ops::Range<usize>,
+        cache: &TestPages,
+        positions: Range<usize>,
         width: usize,
         isa: Isa,
         pool: &Pool,
@@ -71,12 +94,13 @@ impl Timeline {
                 n_heads: self.n_heads,
                 n_kv_heads: self.n_kv_heads,
                 queries: &self.queries[start * query_len..][..n_tokens * query_len],
-                cache,
+                pages: cache,
+                head_bytes: cache.head_bytes,
                 start,
                 window_len: self.window_len,
                 scale: SCALE,
             };
-            attend(&job, &mut out, &mut scratch, &Ops::new(isa), pool);
+            attend(&job, &mut out, &mut scratch, &Ops::new(isa), pool).unwrap();
             results.extend(out.iter().map(|x| x.to_bits()));
         }
         results
@@ -124,7 +148,7 @@ impl Timeline {
 
     /// Checks the results of `positions` against the plain softmax, and that they are the same bits for all
     /// instruction sets, widths of batches and threads.
-    fn check(&self, positions: std::ops::Range<usize>) {
+    fn check(&self, positions: Range<usize>) {
         let about = format!(
             "{:?}, {} heads on {}, window {}",
             self.layout, self.n_heads, self.n_kv_heads, self.window_len
@@ -205,26 +229,92 @@ fn segments_are_joined_alike_by_one_task_and_by_many() {
 }
 
 #[test]
+fn pages_in_waves_change_no_bit() {
+    let n = 6000;
+    for (ty, window_len) in [(KvType::F16, usize::MAX), (KvType::Q8_0, usize::MAX), (KvType::F16, 1500)] {
+        let mut timeline = Timeline::new(ty, (6, 3), (32, 32), n);
+        timeline.window_len = window_len;
+        let mut cache = timeline.cache(n, Isa::detect());
+        let positions = n - 200..n;
+        let expected = timeline.run(&cache, positions.clone(), 1, Isa::detect(), &Pool::new(1));
+        for most in [1, 2, 5] {
+            cache.most = most;
+            for (width, n_threads) in [(1, 1), (1, 2), (3, 8), (200, 1), (200, 2), (130, 3)] {
+                let got =
+                    timeline.run(&cache, positions.clone(), width, Isa::detect(), &Pool::new(n_threads));
+                assert!(got == expected, "{most} pages, {n_threads} threads, {width} tokens");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_page_that_does_not_come_is_an_error_and_scratch_stays_usable() {
+    struct Broken<'a>(&'a TestPages, usize);
+    impl Pages for Broken<'_> {
+        fn n_lent(&self, _: Range<usize>) -> usize {
+            1
+        }
+        fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError> {
+            match segments.start == self.1 {
+                true => Err(PassError::NotFinite { position: 0 }),
+                false => self.0.lend(segments, work),
+            }
+        }
+    }
+    let n = 2000;
+    let timeline = Timeline::new(KvType::F16, (4, 2), (32, 32), n);
+    let cache = timeline.cache(n, Isa::detect());
+    let (pool, ops) = (Pool::new(2), Ops::new(Isa::detect()));
+    for n_tokens in [1, 100] {
+        let len = n_tokens * 4 * 32;
+        let attend_to = |pages: &dyn Pages, scratch: &mut AttentionScratch| {
+            let job = Attention {
+                layout: timeline.layout,
+                n_heads: 4,
+                n_kv_heads: 2,
+                queries: &timeline.queries[..len],
+                pages,
+                head_bytes: cache.head_bytes,
+                start: n - n_tokens,
+                window_len: usize::MAX,
+                scale: SCALE,
+            };
+            let mut out = vec![0.0; len];
+            attend(&job, &mut out, scratch, &ops, &pool).map(|()| out)
+        };
+        let mut scratch = AttentionScratch::default();
+        let expected = attend_to(&cache, &mut scratch).unwrap();
+        for failing in 0..4 {
+            assert!(attend_to(&Broken(&cache, failing), &mut scratch).is_err());
+            assert!(attend_to(&Broken(&cache, 9), &mut scratch).unwrap() == expected);
+        }
+    }
+}
+
+#[test]
 fn scratch_stays_within_its_bound() {
     let n = 3000;
     for (heads, dim, n_threads) in [((9, 3), 64, 2), ((4, 4), 128, 3), ((64, 1), 32, 2)] {
         let timeline = Timeline::new(KvType::Q8_0, heads, (dim, dim), n);
-        let cache = timeline.cache(n, Isa::detect());
+        let mut cache = timeline.cache(n, Isa::detect());
         let pool = Pool::new(n_threads);
         let mut scratch = AttentionScratch::default();
-        for n_tokens in [1, 20, 80] {
+        for (n_tokens, most) in [(1, usize::MAX), (20, usize::MAX), (80, usize::MAX), (80, 2)] {
+            cache.most = most;
             let len = n_tokens * heads.0 * dim;
             let job = Attention {
                 layout: timeline.layout,
                 n_heads: heads.0,
                 n_kv_heads: heads.1,
                 queries: &timeline.queries[..len],
-                cache: &cache,
+                pages: &cache,
+                head_bytes: cache.head_bytes,
                 start: n - n_tokens,
                 window_len: usize::MAX,
                 scale: SCALE,
             };
-            attend(&job, &mut vec![0.0; len], &mut scratch, &Ops::new(Isa::detect()), &pool);
+            attend(&job, &mut vec![0.0; len], &mut scratch, &Ops::new(Isa::detect()), &pool).unwrap();
         }
         let of_threads = scratch.free.lock().unwrap();
         assert!(of_threads.len() <= n_threads);
@@ -240,7 +330,9 @@ fn scratch_stays_within_its_bound() {
         let used = of_threads.iter().map(floats).sum::<usize>()
             + scratch.parts.capacity()
             + scratch.totals.capacity();
-        let bound = AttentionScratch::bytes(timeline.layout, heads.0 / heads.1, n_threads);
+        let heads_per_kv = heads.0 / heads.1;
+        let bound = AttentionScratch::bytes(timeline.layout, heads_per_kv, n_threads)
+            + AttentionScratch::waves_bytes(timeline.layout, heads_per_kv, heads.1, 80);
         assert!(used as u64 * 4 <= bound, "{used} floats, at most {bound} bytes");
     }
 }
