@@ -82,7 +82,7 @@ pub(crate) struct Limits {
     /// How the inputs of matrix products are held
     #[arg(long, value_enum, default_value_t)]
     pub(crate) precision: Precision,
-    /// How the KV cache holds keys and values [default: f16; q8_0 where the --ctx asked for does not fit otherwise]
+    /// How the KV cache holds keys and values [default: f16; q8_0 where the --ctx asked for fits in no other way]
     #[arg(long, value_enum)]
     pub(crate) kv_type: Option<KvType>,
     /// Keep what --memory has no room for of the KV cache of --ctx tokens in a nameless file in this folder, gone when

@@ -170,6 +170,46 @@ fn a_budget_below_the_floor_is_refused_with_one_that_works() {
 }
 
 #[test]
+fn a_cache_on_disk_or_in_8_bits_is_said_out_loud_and_the_former_changes_nothing() {
+    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens/long/llama-262144.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ0123".repeat(100);
+    let base = [
+        "run",
+        model.to_str().unwrap(),
+        "--raw",
+        "-p",
+        &letters,
+        "-n",
+        "8",
+        "--temp",
+        "0",
+        "--ctx",
+        "262144",
+    ];
+    let with = |more: &[&str]| run(base.iter().chain(more).chain(&["--json", "--logprobs", "5"]));
+    let roomy = with(&["--memory", "1GiB"]);
+    assert_eq!(roomy.stderr, "");
+    let roomy = roomy.json();
+    assert_eq!((&roomy["kv_type"], &roomy["kv_resident_tokens"]), (&"f16".into(), &serde_json::Value::Null));
+
+    let spilled = with(&["--memory", "22MiB", "--kv-spill", folder.path().to_str().unwrap()]);
+    assert!(spilled.stderr.contains("stay in memory") && spilled.stderr.lines().count() == 1, "{spilled:?}");
+    let spilled = spilled.json();
+    assert!(spilled["kv_resident_tokens"].as_u64().unwrap() < 262_144 / 4);
+    for field in ["tokens", "logprobs", "kv_type"] {
+        assert_eq!(spilled[field], roomy[field], "{field}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+    let small = with(&["--memory", "120MiB"]);
+    assert!(small.stderr.contains("q8_0") && small.stderr.lines().count() == 1, "{small:?}");
+    assert_eq!(small.json()["kv_type"], "q8_0");
+    let error = with(&["--memory", "22MiB"]).failed(1);
+    assert!(error.contains("--kv-spill"), "{error}");
+}
+
+#[test]
 fn a_prompt_longer_than_the_context_is_refused() {
     model("smollm2");
     let error = run(greedy(&["-p", &"word ".repeat(100), "--ctx", "64"])).failed(1);

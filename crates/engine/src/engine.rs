@@ -30,8 +30,8 @@ pub struct OpenOptions {
     pub isa: Option<Isa>,
     /// How inputs of matmuls are held.
     pub precision: Precision,
-    /// How KV caches hold keys and values. By default f16, and q8_0 where the context in `ctx_len` does not fit
-    /// otherwise.
+    /// How KV caches hold keys and values. By default f16, and q8_0 where the context in `ctx_len` fits in no
+    /// other way.
     pub kv_type: Option<KvType>,
     /// A folder for what the budget has no room for of the KV cache of the context in `ctx_len`. Each session has a file
     /// there that has no name and is gone when the session ends.

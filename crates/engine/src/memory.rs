@@ -89,50 +89,53 @@ impl<'a> Planner<'a> {
         Planner { tokenizer_bytes: bytes.min(self.tokenizer_bytes), ..self }
     }
 
-    /// Draws up the ledger and checks it: mapped where everything fits, else streamed; for the context that was asked
-    /// for, or the longest default that fits, with batches as long as fit then. A cache that does not fit beside mapped
-    /// weights is held in less memory before weights are streamed for it, if that was left open.
+    /// Draws up the ledger and checks it, for what caches may hold, best first: a budget does not change what a model
+    /// says as long as it holds an f16 cache in any way.
     pub(crate) fn plan(&self) -> Result<MemoryPlan, OpenError> {
         let contexts = self.contexts()?;
-        let types = self.kv_types();
-        let full = types.iter().flat_map(|ty| contexts.iter().map(|len| self.full_kv(*ty, *len)));
-        for kv in full.clone() {
+        match self.kv_types().into_iter().find_map(|ty| self.plan_with(ty, &contexts)) {
+            Some(plan) => Ok(plan),
+            None => Err(BelowFloor { budget_bytes: self.budget_bytes, ledger: self.smallest()? }.into()),
+        }
+    }
+
+    /// Mapped where everything fits, with part of the cache in a file where there may be one, else streamed; for the
+    /// context that was asked for, or the longest default that fits, with batches as long as fit then.
+    fn plan_with(&self, ty: KvType, contexts: &[usize]) -> Option<MemoryPlan> {
+        for kv in contexts.iter().map(|len| self.full_kv(ty, *len)) {
             for batch_len in BATCH_LENS {
                 let ledger = self.mapped(&kv, batch_len);
                 if ledger.check(self.budget_bytes).is_ok() {
-                    return Ok(MemoryPlan { kv, batch_len, route: Route::Mapped, ledger });
+                    return Some(MemoryPlan { kv, batch_len, route: Route::Mapped, ledger });
                 }
             }
         }
         for batch_len in BATCH_LENS {
-            let Some(none) = self.spilled_kv(batch_len, 0) else { break };
-            let fixed = self.mapped(&none, batch_len).total_bytes() - none.bytes;
+            let Some(least) = self.spilled_kv(ty, batch_len, 0) else { break };
+            let fixed = self.mapped(&least, batch_len).total_bytes() - least.bytes;
             let left = self.budget_bytes.saturating_sub(fixed);
-            let Some(kv) = self.spilled_kv(batch_len, left).filter(|kv| kv.bytes <= left) else { continue };
+            let Some(kv) = self.spilled_kv(ty, batch_len, left).filter(|kv| kv.bytes <= left) else {
+                continue;
+            };
             let ledger = self.mapped(&kv, batch_len);
-            return Ok(MemoryPlan { kv, batch_len, route: Route::Mapped, ledger });
+            return Some(MemoryPlan { kv, batch_len, route: Route::Mapped, ledger });
         }
         let part = self.budget_bytes / PART;
         // Of contexts that nobody asked for, the longest that leaves most of the memory to weights.
-        let mut forms: Vec<KvForm> = full.collect();
-        if self.options.ctx_len.is_none() {
-            let smallest = forms[forms.len() - 1];
-            forms = vec![*forms.iter().find(|kv| kv.bytes <= part).unwrap_or(&smallest)];
-        }
+        let forms = contexts.iter().map(|len| self.full_kv(ty, *len));
+        let full = forms.clone().find(|kv| kv.bytes <= part).or(forms.last())?;
         let scratch_fits = |len: &usize| self.model.scratch_bytes(self.n_threads, *len) <= part;
         let batches = BATCH_LENS.into_iter().filter(scratch_fits).chain([BATCH_LENS[BATCH_LENS.len() - 1]]);
-        let batches: Vec<usize> = batches.collect();
-        let full = forms.iter().flat_map(|kv| batches.iter().map(|batch_len| (*kv, *batch_len)));
-        let spilled = batches.iter().filter_map(|len| Some((self.spilled_kv(*len, 0)?, *len)));
-        for (kv, batch_len) in full.chain(spilled) {
+        let spilled = batches.clone().filter_map(|len| Some((self.spilled_kv(ty, len, 0)?, len)));
+        for (kv, batch_len) in batches.map(|len| (full, len)).chain(spilled) {
             for ring in RINGS {
                 let Some((streamed, ledger)) = self.streamed(&kv, batch_len, ring) else { continue };
                 if ring == RINGS[RINGS.len() - 1] || ledger.bytes(RING) <= part {
-                    return Ok(MemoryPlan { kv, batch_len, route: Route::Streamed(streamed), ledger });
+                    return Some(MemoryPlan { kv, batch_len, route: Route::Streamed(streamed), ledger });
                 }
             }
         }
-        Err(BelowFloor { budget_bytes: self.budget_bytes, ledger: self.smallest()? }.into())
+        None
     }
 
     /// What caches may hold, best first: less than f16 only for a context that was asked for.
@@ -151,9 +154,8 @@ impl<'a> Planner<'a> {
 
     /// The cache of the context that was asked for, with as much of it in `budget_bytes` as fits, at least what works;
     /// `None` when there is no place for the rest.
-    fn spilled_kv(&self, batch_len: usize, budget_bytes: u64) -> Option<KvForm> {
+    fn spilled_kv(&self, ty: KvType, batch_len: usize, budget_bytes: u64) -> Option<KvForm> {
         let (context_len, _) = self.options.ctx_len.zip(self.options.kv_spill.as_ref())?;
-        let ty = *self.kv_types().last()?;
         let spill = self.model.plan_spill(ty, context_len, batch_len, budget_bytes);
         Some(KvForm { context_len, ty, spill: Some(spill), bytes: spill.bytes })
     }
@@ -164,8 +166,9 @@ impl<'a> Planner<'a> {
         let contexts = self.contexts()?;
         let (batch_len, ring) = (BATCH_LENS[BATCH_LENS.len() - 1], RINGS[RINGS.len() - 1]);
         let types = self.kv_types();
-        let full = self.full_kv(types[types.len() - 1], contexts[contexts.len() - 1]);
-        let kv = self.spilled_kv(batch_len, 0).filter(|kv| kv.bytes < full.bytes).unwrap_or(full);
+        let ty = types[types.len() - 1];
+        let full = self.full_kv(ty, contexts[contexts.len() - 1]);
+        let kv = self.spilled_kv(ty, batch_len, 0).filter(|kv| kv.bytes < full.bytes).unwrap_or(full);
         let streamed_floor = self.streamed_ledger(&kv, batch_len, &self.least(ring));
         // A model that is smaller than a ring is mapped sooner than streamed.
         let mapped = self.mapped(&kv, batch_len);
