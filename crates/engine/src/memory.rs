@@ -122,8 +122,8 @@ impl<'a> Planner<'a> {
         }
         let part = self.budget_bytes / PART;
         // Of contexts that nobody asked for, the longest that leaves most of the memory to weights.
-        let forms = contexts.iter().map(|len| self.full_kv(ty, *len));
-        let full = forms.clone().find(|kv| kv.bytes <= part).or(forms.last())?;
+        let mut forms = contexts.iter().map(|len| self.full_kv(ty, *len));
+        let full = forms.clone().find(|kv| kv.bytes <= part).or(forms.next_back())?;
         let scratch_fits = |len: &usize| self.model.scratch_bytes(self.n_threads, *len) <= part;
         let batches = BATCH_LENS.into_iter().filter(scratch_fits).chain([BATCH_LENS[BATCH_LENS.len() - 1]]);
         let spilled = batches.clone().filter_map(|len| Some((self.spilled_kv(ty, len, 0)?, len)));

@@ -14,7 +14,7 @@ const LARGE_PAGES_FROM: usize = 1 << 20;
 pub struct Buffer(MmapMut);
 
 impl Buffer {
-    /// `len_bytes` bytes, rounded up to whole blocks of [`ALIGNMENT`].
+    /// `len_bytes` bytes, rounded up to whole blocks of 4096.
     pub fn new(len_bytes: u64) -> io::Result<Buffer> {
         let len = usize::try_from(len_bytes.max(1).next_multiple_of(ALIGNMENT));
         let len = len.map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
