@@ -57,9 +57,40 @@ fn what_cannot_be_measured_is_refused() {
     model("smollm2");
     run(["bench", "smollm2", "--reps", "0"]).failed(2);
     run(["bench", "smollm2", "--threads", "0"]).failed(2);
-    let error = run(["bench", "smollm2", "--memory", "50MiB"]).failed(1);
+    let error = run(["bench", "smollm2", "--memory", "20MiB"]).failed(1);
     assert!(error.contains("--memory "), "{error}");
     // Longer than the model was made for.
     let error = run(["bench", "smollm2", "-p", "1000000"]).failed(1);
     assert!(error.contains("1000000"), "{error}");
+}
+
+#[test]
+fn of_a_model_that_does_not_fit_the_disk_is_the_bound_and_the_plan_says_so() {
+    let weights = model("smollm2").metadata().unwrap().len() as f64;
+    let budget = ["--memory", "70MiB", "--threads", "2", "--json"];
+    let bench = run(["bench", "smollm2", "-p", "0", "-n", "4", "--reps", "1"].iter().chain(&budget)).json();
+    let plan = run(["plan", "smollm2", "--ctx", "128"].iter().chain(&budget)).json();
+    assert_eq!(plan["route"], "streamed");
+    for json in [&bench, &plan] {
+        let number = |field: &str| json[field].as_f64().unwrap_or_else(|| panic!("{field} in {json}"));
+        let (streamed, pinned) = (number("streamed_bytes_per_token"), number("pinned_bytes"));
+        // Between them they hold the weights; pinned memory is counted in whole pages.
+        assert!(streamed > 0.0 && pinned > 0.0 && streamed + pinned > 0.9 * weights, "{json}");
+        assert!(streamed + pinned < 1.1 * weights, "{json}");
+        let by_disk = number("disk_bytes_per_s") / streamed;
+        assert!(number("bound_decode_tok_s") <= by_disk * 1.000_001, "{json}");
+    }
+    assert!(plan["floor_bytes"].as_u64() < Some(70 << 20), "{plan}");
+    let stages = plan["stages"].as_array().unwrap();
+    let streamed: u64 = stages.iter().map(|stage| stage["streamed"].as_u64().unwrap()).sum();
+    assert_eq!(plan["streamed_bytes_per_token"].as_u64(), Some(streamed));
+    let shown = run(["plan", "smollm2", "--memory", "70MiB"]).ok();
+    for part in ["floor", "weights (ring)", "layer", "head", "disk", "bound"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let whole = run(["plan", "smollm2", "--memory", "2GiB", "--json"]).json();
+    assert_eq!(
+        (whole["route"].as_str(), whole["streamed_bytes_per_token"].as_u64()),
+        (Some("mapped"), Some(0))
+    );
 }
