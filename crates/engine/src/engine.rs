@@ -391,7 +391,8 @@ impl Engine {
     /// Counts the KV cache of one more session against the budget.
     pub(crate) fn reserve_kv(&self) -> Result<u64, RunError> {
         let needed_bytes = self.ledger.bytes(KV_CACHE);
-        let fixed = self.ledger.total_bytes() - needed_bytes;
+        let given_back = self.budget.given_back.load(Ordering::Relaxed);
+        let fixed = self.ledger.total_bytes() - given_back - needed_bytes;
         let room = self.budget_bytes().saturating_sub(fixed);
         let add = |used: u64| used.checked_add(needed_bytes).filter(|sum| *sum <= room);
         self.kv_in_use
