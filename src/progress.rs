@@ -58,7 +58,7 @@ pub(crate) struct Passes {
 impl Passes {
     pub(crate) fn watch(engine: &Arc<Engine>) -> Passes {
         let stop = Arc::new(AtomicBool::new(false));
-        let is_shown = engine.placement().is_some() && std::io::stderr().is_terminal();
+        let is_shown = engine.is_streamed() && std::io::stderr().is_terminal();
         let watcher = is_shown.then(|| {
             let (engine, stop) = (Arc::clone(engine), Arc::clone(&stop));
             std::thread::spawn(move || show_passes(&engine, &stop))

@@ -161,7 +161,7 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
     report::kv_notes(&warm, &args.limits);
     let (kv_type, kv_resident_tokens) = (warm.kv_type(), report::kv_resident_tokens(&warm));
     let (threads, isa, traffic) = (warm.n_threads(), warm.isa(), warm.traffic());
-    let is_streamed = warm.placement().is_some();
+    let is_streamed = warm.is_streamed();
     let pinned_bytes = warm.placement().map_or(0, |placement| placement.pinned_bytes);
     let mut memory_bytes_per_s = if is_streamed { warm.probe_memory() } else { 0.0 };
     if !is_streamed {
@@ -250,7 +250,7 @@ struct Decoded {
 /// token after each measurement, for which nothing was read ahead, is left out.
 fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<Decoded> {
     let mut session = Session::new(engine)?;
-    let is_streamed = engine.placement().is_some();
+    let is_streamed = engine.is_streamed();
     let n_groups = if is_streamed { DISK_PROBES.min(n_tokens) } else { 1 };
     let tokens = tokens(engine, n_tokens + n_groups);
     let stats = || engine.stream_stats().unwrap_or_default();

@@ -28,7 +28,7 @@ pub(crate) fn main(args: &PlanArgs) -> anyhow::Result<()> {
         return out.json(&json!({
             "budget_bytes": engine.budget_bytes(),
             "floor_bytes": floor.total_bytes(),
-            "route": if engine.placement().is_some() { "streamed" } else { "mapped" },
+            "route": if engine.is_streamed() { "streamed" } else { "mapped" },
             "context_len": engine.context_len(),
             "batch_len": engine.batch_len(),
             "kv_type": engine.kv_type().to_string(),
@@ -91,7 +91,7 @@ struct Rate {
 
 /// Looked up, or measured and remembered; `None` when nothing is streamed.
 fn disk(engine: &Engine, measure: bool) -> anyhow::Result<Option<Rate>> {
-    if engine.placement().is_none() {
+    if !engine.is_streamed() {
         return Ok(None);
     }
     let disks = Disks::of_user();

@@ -121,7 +121,7 @@ pub(crate) fn answer(
     let mut passes = Some(Passes::watch(engine));
     let mut on_event = |event: Event<'_>| match event {
         // One line of progress at a time: of a streamed model, that of its passes.
-        Event::Prompt { done, total } if done < total && engine.placement().is_none() => {
+        Event::Prompt { done, total } if done < total && !engine.is_streamed() => {
             reading.get_or_insert_with(|| Progress::steps("prompt tokens", total as u64)).at(done as u64);
         }
         Event::Prompt { .. } => reading = None,

@@ -191,6 +191,11 @@ impl Engine {
         Planner::new(&files.shards, &model, n_threads, budget_bytes, options).smallest()
     }
 
+    /// Whether weights are streamed; else all are mapped.
+    pub fn is_streamed(&self) -> bool {
+        self.streamed.is_some()
+    }
+
     /// Where the weights of each stage (layers, then the head) are; `None` when all are mapped.
     pub fn placement(&self) -> Option<Placement> {
         self.streamed.as_ref().map(|streamed| streamed.source.placement())

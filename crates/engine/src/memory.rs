@@ -6,7 +6,7 @@ use crate::error::OpenError;
 use rawrz_gguf::{Gguf, ShardSet};
 use rawrz_model::{BATCH_LENS, KvType, Model, SpillPlan};
 use rawrz_residency::budget::{BelowFloor, Ledger};
-use rawrz_residency::{Eviction, N_READERS, PassPlan, Placement, StreamedOptions};
+use rawrz_residency::{Choice, Eviction, N_READERS, PassPlan, Placement, StreamedOptions};
 
 /// Positions of a session when nobody says how many: the first of these that the model was trained for and
 /// the budget holds.
@@ -228,7 +228,7 @@ impl<'a> Planner<'a> {
             piece_bytes,
             n_buffers,
             pinned_bytes: 0,
-            cache_bytes: least_cache_bytes(self.model.plan()),
+            cache_bytes: self.model.plan().least_cache_bytes(),
             eviction: Eviction::LeastRecent,
             n_readers: N_READERS,
         }
@@ -263,20 +263,10 @@ impl<'a> Planner<'a> {
 
 const RING: &str = "weights (ring)";
 
-/// Room for the alternatives that one token takes in one stage, so that they are read together.
-fn least_cache_bytes(plan: &PassPlan) -> u64 {
-    plan.choices
-        .iter()
-        .map(|choice| choice.alternative_memory_bytes() * choice.n_picked as u64)
-        .max()
-        .unwrap_or(0)
-}
-
 /// In a cache smaller than what one token takes, an order by age never hits.
 fn eviction(plan: &PassPlan, cache_bytes: u64) -> Eviction {
-    let per_token: u64 =
-        plan.choices.iter().map(|choice| choice.alternative_memory_bytes() * choice.n_picked as u64).sum();
-    if cache_bytes < per_token + least_cache_bytes(plan) {
+    let per_token: u64 = plan.choices.iter().map(Choice::picked_memory_bytes).sum();
+    if cache_bytes < per_token + plan.least_cache_bytes() {
         Eviction::MostRecent
     } else {
         Eviction::LeastRecent

@@ -16,14 +16,11 @@
 use crate::config::Config;
 use crate::error::PassError;
 use crate::kernels::{ATTENTION_BLOCK, AttentionScratch, KvLayout, KvType, Ops, Pages, Pool, SEGMENT_BLOCKS};
-use rawrz_residency::{Buffer, Spill, SpillError, SpilledPage, Storage};
+use rawrz_residency::{ALIGNMENT, Buffer, Spill, SpillError, SpilledPage, Storage};
 use std::ops::Range;
 
 /// With fewer tokens than this, storing them takes less time than waking the other threads.
 const MIN_TOKENS_FOR_THREADS: usize = 8;
-
-/// Pages start at multiples of this, as direct reads and writes want it.
-const PAGE_ALIGNMENT: usize = 4096;
 
 /// Positions of a segment.
 const SEGMENT_LEN: usize = SEGMENT_BLOCKS * ATTENTION_BLOCK;
@@ -95,7 +92,7 @@ impl Shape {
             layout,
             n_layers: config.n_layers,
             head_bytes,
-            page_bytes: (config.n_kv_heads * head_bytes).next_multiple_of(PAGE_ALIGNMENT),
+            page_bytes: (config.n_kv_heads * head_bytes).next_multiple_of(ALIGNMENT as usize),
             n_segments: capacity.div_ceil(SEGMENT_LEN),
         }
     }
@@ -579,7 +576,7 @@ mod tests {
                 let elements = capacity.next_multiple_of(unit) * 2 * 2 * (64 + 32);
                 let least = (elements as f64 * bits / 8.0) as usize;
                 let pages = cache.slabs.len() * config.n_layers;
-                assert!(taken >= least && taken < least + pages * PAGE_ALIGNMENT, "{taken} for {least}");
+                assert!(taken >= least && taken < least + pages * ALIGNMENT as usize, "{taken} for {least}");
                 cache.truncate(0);
                 assert!(cache.slabs.is_empty(), "slabs are given back");
             }

@@ -12,7 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Direct reads start, end and land on multiples of this. Devices with 512-byte sectors would do with less; none
 /// in use asks for more.
-pub(crate) const ALIGNMENT: u64 = 4096;
+pub const ALIGNMENT: u64 = 4096;
+
+/// Threads that read at the same time. Measured with two cores: four keep the disk as busy as eight, and leave more of
+/// the processor to the computation.
+pub const N_READERS: usize = 4;
+
+/// Memory of a reader thread beside the buffers: touched stack.
+pub(crate) const READER_BYTES: u64 = 64 << 10;
 
 /// The most bytes that [`Blocks::read`] writes for an extent of `len` bytes, wherever it lies.
 pub(crate) fn padded_len(len: u64) -> u64 {

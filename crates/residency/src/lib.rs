@@ -36,6 +36,7 @@ mod source;
 mod spill;
 mod streamed;
 
+pub use blocks::{ALIGNMENT, N_READERS};
 pub use buffer::Buffer;
 pub use extent::Extent;
 pub use faulty::{Fault, FaultySource};
@@ -45,6 +46,6 @@ pub use mapped::{MappedBytes, MappedSource};
 pub use source::{Arrived, Choice, PassPlan, Planned, ReadError, Source};
 pub use spill::{FaultyStorage, ScratchFile, Spill, SpillError, SpillFault, SpilledPage, Storage};
 pub use streamed::{
-    ChoiceStats, Eviction, EvictionOrder, N_READERS, Placement, StagePlacement, StreamStats, StreamedOptions,
+    ChoiceStats, Eviction, EvictionOrder, Placement, StagePlacement, StreamStats, StreamedOptions,
     StreamedSource,
 };

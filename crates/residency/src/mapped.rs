@@ -197,15 +197,13 @@ impl MappedSource {
     fn advise_ahead(&self, extent: Extent) {
         let mut state = self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
+        // Nothing is planned any more after a whole pass.
         // A lease may cover only some rows of a planned extent; the plan moves on with the first of them. A few may be
         // leased in another order than planned, as biases after all matrices that share an input.
         let place = |e: &Extent| (e.file, e.offset) == (extent.file, extent.offset);
         let Some(skipped) = state.extents[state.next..].iter().take(OUT_OF_ORDER).position(place) else {
             return;
         };
-        if state.finished {
-            return;
-        }
         for _ in 0..=skipped {
             state.next += 1;
             if state.next <= state.advised {

@@ -92,6 +92,11 @@ impl Choice {
         let bytes = |ranges: &Vec<Extent>| ranges.iter().map(|extent| padded_len(extent.len)).sum();
         self.alternatives.iter().map(bytes).max().unwrap_or(0)
     }
+
+    /// Memory that what one token picks takes in a cache, in bytes.
+    pub fn picked_memory_bytes(&self) -> u64 {
+        self.alternative_memory_bytes() * self.n_picked as u64
+    }
 }
 
 /// What a forward pass reads, in the order in which it reads it.
@@ -119,6 +124,11 @@ impl PassPlan {
     /// Bytes that one token picks of all choices.
     pub fn picked_bytes(&self) -> u64 {
         self.choices.iter().map(|c| c.alternative_bytes() * c.n_picked as u64).sum()
+    }
+
+    /// The least memory of a cache of alternatives, in bytes: what one token picks of one choice is read together.
+    pub fn least_cache_bytes(&self) -> u64 {
+        self.choices.iter().map(Choice::picked_memory_bytes).max().unwrap_or(0)
     }
 
     /// How many stages there are.

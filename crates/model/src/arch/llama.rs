@@ -29,7 +29,6 @@ impl Llama {
         let token_embd = binder.table("token_embd.weight", config.dim, config.vocab_len)?;
         let layers = (0..config.n_layers)
             .map(|layer| {
-                binder.begin_stage(layer);
                 DecoderLayer::bind(binder, config, layer, Extras { biases: true, head_norms: false })
             })
             .collect::<Result<_, BindError>>()?;

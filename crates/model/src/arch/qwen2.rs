@@ -24,10 +24,7 @@ impl Qwen2 {
         config.check_whole_heads_rotate(keys)?;
         let token_embd = binder.table("token_embd.weight", config.dim, config.vocab_len)?;
         let layers = (0..config.n_layers)
-            .map(|layer| {
-                binder.begin_stage(layer);
-                DecoderLayer::bind(binder, config, layer, Extras::default())
-            })
+            .map(|layer| DecoderLayer::bind(binder, config, layer, Extras::default()))
             .collect::<Result<_, BindError>>()?;
         let rope = Rope::new(config.rope_dim, config.rope_base, config.rope_scaling, None);
         Ok(Qwen2 { head: Head::bind(binder, config, &token_embd, true)?, token_embd, layers, rope })

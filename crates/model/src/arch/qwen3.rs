@@ -28,7 +28,6 @@ impl Qwen3 {
         let token_embd = binder.table("token_embd.weight", config.dim, config.vocab_len)?;
         let layers = (0..config.n_layers)
             .map(|layer| {
-                binder.begin_stage(layer);
                 DecoderLayer::bind(binder, config, layer, Extras { biases: false, head_norms: true })
             })
             .collect::<Result<_, BindError>>()?;

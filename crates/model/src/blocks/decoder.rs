@@ -38,6 +38,7 @@ impl DecoderLayer {
         layer: usize,
         extras: Extras,
     ) -> Result<DecoderLayer, BindError> {
+        binder.begin_stage(layer);
         Ok(DecoderLayer {
             attention_norm: binder.vector(&format!("blk.{layer}.attn_norm.weight"), config.dim)?,
             attention: SelfAttention::bind(binder, config, layer, extras.head_norms, extras.biases)?,

@@ -20,7 +20,7 @@ mod tests;
 pub use faulty::{FaultyStorage, SpillFault};
 pub use file::ScratchFile;
 
-use crate::blocks::{ALIGNMENT, ReadFailure, read_until};
+use crate::blocks::{ALIGNMENT, N_READERS, READER_BYTES, ReadFailure, read_until};
 use crate::buffer::Buffer;
 use ring::{Job, Ring};
 use std::io;
@@ -30,12 +30,6 @@ use std::path::PathBuf;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use thiserror::Error;
-
-/// Threads that read at the same time: measured, four to eight keep a disk busy.
-const N_READERS: usize = 4;
-
-/// Memory of a reader thread: touched stack.
-const READER_BYTES: u64 = 64 << 10;
 
 /// Why pages could not be put away or had back.
 #[derive(Debug, Error)]

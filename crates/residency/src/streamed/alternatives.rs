@@ -5,7 +5,7 @@ use super::state::{Filled, Job, Target};
 use crate::blocks::padded_len;
 use crate::buffer::Buffer;
 use crate::extent::Extent;
-use crate::source::{Choice, ReadError};
+use crate::source::{PassPlan, ReadError};
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
@@ -39,14 +39,6 @@ pub struct ChoiceStats {
     pub hits: u64,
     /// Read.
     pub misses: u64,
-    /// Bytes of those that were read.
-    pub missed_bytes: u64,
-}
-
-/// Memory of the alternatives that one token takes of one choice, in bytes: read together, they keep the disk busy.
-pub(crate) fn least_bytes(choices: &[Choice]) -> u64 {
-    let bytes = |choice: &Choice| choice.alternative_memory_bytes() * choice.n_picked as u64;
-    choices.iter().map(bytes).max().unwrap_or(0)
 }
 
 /// All alternatives of all choices.
@@ -66,8 +58,8 @@ pub(crate) struct Alternatives {
 }
 
 impl Alternatives {
-    pub(crate) fn new(choices: &[Choice], budget_bytes: u64, eviction: Eviction) -> Alternatives {
-        let ranges = choices.iter().flat_map(|choice| &choice.alternatives);
+    pub(crate) fn new(plan: &PassPlan, budget_bytes: u64, eviction: Eviction) -> Alternatives {
+        let ranges = plan.choices.iter().flat_map(|choice| &choice.alternatives);
         let items: Vec<Item> = ranges
             .map(|r| Item { ranges: r.clone(), state: ItemState::Empty, wanted: false, held: 0 })
             .collect();
@@ -80,7 +72,7 @@ impl Alternatives {
             free: Vec::new(),
             used_bytes: 0,
             budget_bytes,
-            least_bytes: least_bytes(choices).min(budget_bytes),
+            least_bytes: plan.least_cache_bytes().min(budget_bytes),
             stats: ChoiceStats::default(),
         }
     }
@@ -145,7 +137,6 @@ impl Alternatives {
                     break;
                 }
                 self.stats.misses += 1;
-                self.stats.missed_bytes += self.items[*item].ranges.iter().map(|r| r.len).sum::<u64>();
             } else {
                 self.stats.hits += 1;
             }

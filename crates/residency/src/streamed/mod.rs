@@ -23,7 +23,7 @@ mod tests;
 pub use alternatives::ChoiceStats;
 pub use cache::{Eviction, EvictionOrder};
 
-use crate::blocks::{Blocks, FileBlocks, padded_len};
+use crate::blocks::{Blocks, FileBlocks, READER_BYTES, padded_len};
 use crate::buffer::Buffer;
 use crate::extent::Extent;
 use crate::file::OpenError;
@@ -40,13 +40,6 @@ use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-
-/// Threads that read at the same time. Measured with two cores: four keep the disk as busy as eight, and leave more of
-/// the processor to the computation.
-pub const N_READERS: usize = 4;
-
-/// Memory of a reader thread beside the buffers: touched stack.
-const READER_BYTES: u64 = 64 << 10;
 
 /// Ranges outside the plan that are read at the same time.
 const COPIES_AT_ONCE: usize = 32;
@@ -158,15 +151,11 @@ pub struct StreamStats {
 impl StreamStats {
     /// What was done after `before`.
     pub fn since(&self, before: &StreamStats) -> StreamStats {
-        let ChoiceStats { hits, misses, missed_bytes } = before.choices;
+        let ChoiceStats { hits, misses } = before.choices;
         StreamStats {
             bytes_read: self.bytes_read - before.bytes_read,
             stalled: self.stalled - before.stalled,
-            choices: ChoiceStats {
-                hits: self.choices.hits - hits,
-                misses: self.choices.misses - misses,
-                missed_bytes: self.choices.missed_bytes - missed_bytes,
-            },
+            choices: ChoiceStats { hits: self.choices.hits - hits, misses: self.choices.misses - misses },
             stage: self.stage,
         }
     }
@@ -336,7 +325,7 @@ impl StreamedSource {
             next: 0,
             free: free.map_err(memory)?,
             n_reading: 0,
-            alternatives: Alternatives::new(&plan.choices, options.cache_bytes, options.eviction),
+            alternatives: Alternatives::new(plan, options.cache_bytes, options.eviction),
             copies: Copies::default(),
             stop: false,
         };
