@@ -12,6 +12,8 @@
 //! [`Spill`] puts pages that a computation makes (and not the model's file) away in a scratch file, and reads them back
 //! ahead of their use.
 //!
+//! [`MappedSource::scan`] reads a file once, in order, for checksums.
+//!
 //! [`budget`] holds the memory ledger: what a run will use is added up and checked before it is allocated.
 //!
 //! # Invariants
@@ -32,6 +34,7 @@ mod lease;
 mod mapped;
 #[allow(unsafe_code)]
 pub mod os;
+mod scan;
 mod source;
 mod spill;
 mod streamed;
@@ -43,6 +46,7 @@ pub use faulty::{Fault, FaultySource};
 pub use file::{FileIdentity, OpenError, PartedFile};
 pub use lease::{Health, Lease};
 pub use mapped::{MappedBytes, MappedSource};
+pub use scan::ScanError;
 pub use source::{Arrived, Choice, PassPlan, Planned, ReadError, Source};
 pub use spill::{FaultyStorage, ScratchFile, Spill, SpillError, SpillFault, SpilledPage, Storage};
 pub use streamed::{
