@@ -1,2 +1,19 @@
-//! What RawrZ shares with other programs: named maps, Ollama's store, Hugging Face folders, shards.
+//! What RawrZ shares with other programs, without a second copy of a model's bytes.
+//!
+//! - [`maps`]: models by name, for every command and program.
+//! - [`ollama`]: models of the user's own files in Ollama's store.
+//!
+//! # Invariants
+//! - A model's file is never written to, moved or deleted; what is undone are links and folders that this crate made.
+//! - What is made appears whole under its final name or not at all: written beside it, then renamed.
+//! - A name never reaches the file system before it was checked: no separators, no `..`, nothing hidden.
 #![forbid(unsafe_code)]
+
+mod digest;
+mod identity;
+pub mod maps;
+
+mod staged;
+
+pub use digest::{Digest, DigestError, Digests};
+pub use identity::{FileRecord, ModelRecord};
