@@ -9,11 +9,14 @@
 //! - A name never reaches the file system before it was checked: no separators, no `..`, nothing hidden.
 #![forbid(unsafe_code)]
 
+mod about;
 mod digest;
 mod identity;
 pub mod maps;
+pub mod ollama;
 
 mod staged;
 
+pub use about::About;
 pub use digest::{Digest, DigestError, Digests};
-pub use identity::{FileRecord, ModelRecord};
+pub use identity::{FileRecord, ModelRecord, RecordError};
