@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed (one line says why and what to do), 2 wrong usage, \
 130 stopped by Ctrl-C or SIGTERM.\n\nMODEL is a path to a .gguf file (or to the first file of a model in \
-several: `-00001-of-0000N.gguf`, `.part00`), or a built-in name: smollm2, qwen, gemma. Fetched models live \
+several: `-00001-of-0000N.gguf`, `.part00`), the name of a map, or a built-in name: smollm2, qwen, gemma. Fetched models live \
 in $RAWRZ_MODELS, or in rawrz/models of the user's data folder.";
 
 /// Runs GGUF language models in place, inside a memory budget
@@ -62,6 +62,22 @@ pub(crate) enum Command {
     /// final name only when it is whole and its SHA-256 is checked (against the known one, or the one that
     /// --sha256 or Hugging Face tells; else it is only printed). Proxies: $HTTPS_PROXY, $ALL_PROXY, $NO_PROXY.
     Pull(PullArgs),
+    /// Make a model known to every program at once, without a second copy
+    ///
+    /// Gives the model a name that all commands take (see maps), and links it into Ollama's store (see
+    /// ollama link). A built-in model that is not there yet is fetched. A second run changes nothing and says so; a
+    /// failure leaves nothing half-made.
+    Up(UpArgs),
+    /// Undo what up did
+    ///
+    /// Removes links and folders that up made, and the name where up made it. The model's files stay.
+    Down(DownArgs),
+    /// Models by name
+    #[command(subcommand)]
+    Maps(MapsCommand),
+    /// Ollama's store, without a second copy of a model
+    #[command(subcommand)]
+    Ollama(OllamaCommand),
     /// Print a completion script for a shell
     ///
     /// For example: rawrz completions bash > ~/.local/share/bash-completion/completions/rawrz
@@ -278,6 +294,120 @@ pub(crate) struct PullArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct UpArgs {
+    /// .gguf files or built-in names
+    #[arg(required = true, value_name = "MODEL", value_hint = ValueHint::FilePath)]
+    pub(crate) models: Vec<String>,
+    /// The name [default: what the file's name suggests]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Start Ollama, wait until it shows the model, and have it answer once
+    #[arg(long)]
+    pub(crate) launch_ollama: bool,
+    /// Memory limit for the Ollama that --launch-ollama starts
+    #[arg(long, value_name = "BYTES", value_parser = size::parse, requires = "launch_ollama")]
+    pub(crate) memory: Option<u64>,
+    /// Print one JSON object for each model, in an array
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    /// The name
+    pub(crate) name: String,
+}
+
+/// What to do with the table of names.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MapsCommand {
+    /// Make NAME stand for a model
+    ///
+    /// Names have letters, digits, `.`, `_` and `-`; capitals count as small letters. All files of a model in several are
+    /// recorded with their length and time of change, so that a later change is noticed.
+    Add {
+        /// The name
+        name: String,
+        /// A .gguf file or a built-in name
+        #[arg(value_hint = ValueHint::FilePath)]
+        model: String,
+    },
+    /// Make ALIAS stand for what NAME stands for
+    Alias {
+        /// The new name
+        alias: String,
+        /// The name that is there
+        name: String,
+    },
+    /// Show all names, what they stand for and what was made of it
+    List {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove NAME and its aliases; the model's files stay
+    Remove {
+        /// The name
+        name: String,
+    },
+    /// Keep a model in memory until Ctrl-C
+    ///
+    /// On Windows its memory is also the named section `Local\NAME`, which other programs open with OpenFileMapping; on
+    /// other systems they map the file.
+    Hold {
+        /// The name
+        name: String,
+        /// The system may not take the memory for anything else
+        #[arg(long)]
+        lock: bool,
+    },
+}
+
+/// What to do with Ollama's store.
+#[derive(Debug, Subcommand)]
+pub(crate) enum OllamaCommand {
+    /// Make a model appear in Ollama
+    ///
+    /// The store gets a hard link to the file, else a symbolic link, else a reflink; only with --copy a copy. Chat
+    /// template, context and the texts that end an answer go with it. A running Ollama needs no restart.
+    Link {
+        /// NAME or NAME:TAG
+        name: String,
+        /// A .gguf file, a map or a built-in name
+        #[arg(value_hint = ValueHint::FilePath)]
+        model: String,
+        /// Context in tokens that Ollama loads it with [default: 4096, or what it was made for if less]
+        #[arg(long, value_name = "N", value_parser = context_len)]
+        ctx: Option<usize>,
+        /// Copy the file where no link works
+        #[arg(long)]
+        copy: bool,
+    },
+    /// Take a model that was linked out of the store again
+    Unlink {
+        /// NAME or NAME:TAG
+        name: String,
+    },
+    /// Show all models of the store and what they are linked to
+    List {
+        /// Print one JSON array
+        #[arg(long)]
+        json: bool,
+    },
+    /// Start Ollama with settings for mapped models, and have a model answer once
+    Launch {
+        /// The model [default: none is asked]
+        name: Option<String>,
+        /// Memory limit of the server and its children
+        #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+        memory: Option<u64>,
+        /// What it is asked
+        #[arg(long, value_name = "TEXT", default_value = crate::ollama::launch::PROMPT)]
+        prompt: String,
+    },
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
@@ -375,6 +505,8 @@ mod tests {
 
     #[test]
     fn flags_that_contradict_are_refused() {
+        assert!(Cli::try_parse_from(["rawrz", "up", "m", "--memory", "1GiB"]).is_err());
+        assert!(Cli::try_parse_from(["rawrz", "up"]).is_err());
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--raw", "--system", "x"]).is_err());
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--logprobs", "3"]).is_err());
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--logprobs", "3", "--json"]).is_ok());

@@ -10,6 +10,7 @@ mod exit;
 mod fetch;
 mod interrupt;
 mod locate;
+mod ollama;
 mod output;
 mod progress;
 mod prompt;
@@ -30,6 +31,10 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => commands::tokenize::main(&args),
         Command::Perplexity(args) => commands::perplexity::main(&args),
         Command::Pull(args) => commands::pull::main(&args),
+        Command::Up(args) => commands::up::main(&args),
+        Command::Down(args) => commands::down::main(&args),
+        Command::Maps(command) => commands::maps::main(&command),
+        Command::Ollama(command) => commands::ollama::main(&command),
         Command::Completions(args) => commands::completions::main(&args),
         Command::Man(args) => commands::man::main(&args),
     };

@@ -3,10 +3,14 @@
 pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
+pub(crate) mod down;
 pub(crate) mod inspect;
 pub(crate) mod man;
+pub(crate) mod maps;
+pub(crate) mod ollama;
 pub(crate) mod perplexity;
 pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod run;
 pub(crate) mod tokenize;
+pub(crate) mod up;

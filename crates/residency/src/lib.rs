@@ -12,7 +12,7 @@
 //! [`Spill`] puts pages that a computation makes (and not the model's file) away in a scratch file, and reads them back
 //! ahead of their use.
 //!
-//! [`MappedSource::scan`] reads a file once, in order, for checksums.
+//! [`MappedSource::scan`] reads a file once, in order, for checksums; [`MappedSource::hold`] keeps files in memory.
 //!
 //! [`budget`] holds the memory ledger: what a run will use is added up and checked before it is allocated.
 //!
@@ -29,6 +29,7 @@ mod buffer;
 mod extent;
 mod faulty;
 mod file;
+mod hold;
 mod lease;
 #[allow(unsafe_code)]
 mod mapped;
@@ -44,6 +45,7 @@ pub use buffer::Buffer;
 pub use extent::Extent;
 pub use faulty::{Fault, FaultySource};
 pub use file::{FileIdentity, OpenError, PartedFile};
+pub use hold::Held;
 pub use lease::{Health, Lease};
 pub use mapped::{MappedBytes, MappedSource};
 pub use scan::ScanError;

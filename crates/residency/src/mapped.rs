@@ -6,6 +6,7 @@ use crate::lease::{Health, Lease};
 use crate::os;
 use crate::source::{Arrived, Planned, ReadError, Source};
 use memmap2::Mmap;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -55,6 +56,20 @@ impl MappedPart {
 
     pub(crate) fn part(&self) -> &Part {
         &self.part
+    }
+
+    /// The bytes of the part.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.map
+    }
+
+    pub(crate) fn advise_will_need(&self, offset: usize, len: usize) {
+        os::advise_will_need(&self.map, offset, len);
+    }
+
+    /// Keeps the part in memory while it is mapped.
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        os::lock(&self.map)
     }
 
     pub(crate) fn check_unchanged(&self) -> Result<(), ReadError> {

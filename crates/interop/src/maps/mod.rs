@@ -32,6 +32,16 @@ pub struct MapRecord {
     /// What was made of the model elsewhere.
     #[serde(default)]
     pub links: Vec<Link>,
+    /// The name was made along with the links, and goes with them.
+    #[serde(default)]
+    pub goes_with_links: bool,
+}
+
+impl MapRecord {
+    /// A model without links.
+    pub fn of(model: ModelRecord) -> MapRecord {
+        MapRecord { model, links: Vec::new(), goes_with_links: false }
+    }
 }
 
 /// Something that was made of a model, to be undone with it.
@@ -204,7 +214,7 @@ impl Maps {
     pub fn add(&self, name: &MapName, model: &ModelRecord) -> Result<Added, MapError> {
         let _lock = self.lock()?;
         let (record, added) = match self.read(name)? {
-            None => (MapRecord { model: model.clone(), links: Vec::new() }, Added::New),
+            None => (MapRecord::of(model.clone()), Added::New),
             Some(Target::Model(record)) if record.model == *model => return Ok(Added::Same),
             Some(Target::Model(record)) if record.model.path() == model.path() => {
                 (MapRecord { model: model.clone(), ..record }, Added::Refreshed)
@@ -244,16 +254,17 @@ impl Maps {
         Ok(Added::New)
     }
 
-    /// Changes what was made of the model of `name`, an own name and no alias.
+    /// Changes the record of `name`, an own name and no alias.
     ///
     /// # Errors
     /// [`MapError::Unknown`] when it is not there.
-    pub fn set_links(&self, name: &MapName, links: Vec<Link>) -> Result<(), MapError> {
+    pub fn update(&self, name: &MapName, change: impl FnOnce(&mut MapRecord)) -> Result<(), MapError> {
         let _lock = self.lock()?;
-        match self.read(name)? {
-            Some(Target::Model(record)) => self.write(name, Target::Model(MapRecord { links, ..record })),
-            _ => Err(MapError::Unknown { name: name.clone() }),
-        }
+        let Some(Target::Model(mut record)) = self.read(name)? else {
+            return Err(MapError::Unknown { name: name.clone() });
+        };
+        change(&mut record);
+        self.write(name, Target::Model(record))
     }
 
     /// Removes `name` and all aliases of it; the model's files stay. Gives the aliases.
@@ -411,10 +422,10 @@ mod tests {
         let f = Fixture::new();
         f.maps.add(&name("m"), &f.model("m.gguf", "abc")).unwrap();
         let links = vec![Link::HfFolder { path: "/x".into() }];
-        f.maps.set_links(&name("m"), links.clone()).unwrap();
+        f.maps.update(&name("m"), |record| record.links = links.clone()).unwrap();
         assert_eq!(f.maps.get(&name("m")).unwrap().unwrap().record.unwrap().links, links);
         assert!(matches!(f.maps.remove(&name("m")), Err(MapError::Linked { .. })));
-        f.maps.set_links(&name("m"), Vec::new()).unwrap();
+        f.maps.update(&name("m"), |record| record.links.clear()).unwrap();
         f.maps.remove(&name("m")).unwrap();
     }
 

@@ -319,3 +319,26 @@ fn config(request: &LinkRequest, layers: &[Layer]) -> String {
     })
     .to_string()
 }
+
+/// What keeps users other than the file's owner from reading it: a folder that they may not enter, or the file itself. A
+/// service that runs as a user of its own cannot load such a model. `None` where nothing does, or the system has no such
+/// permissions.
+pub fn hidden_from_others(file: &Path) -> Option<PathBuf> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let file = std::fs::canonicalize(file).ok()?;
+        let lacks = |path: &Path, bit: u32| {
+            std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bit == 0)
+        };
+        if lacks(&file, 0o004) {
+            return Some(file);
+        }
+        file.ancestors().skip(1).find(|folder| lacks(folder, 0o001)).map(Path::to_owned)
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = file;
+        None
+    }
+}

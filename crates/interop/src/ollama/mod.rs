@@ -13,7 +13,7 @@ mod name;
 mod store;
 mod template;
 
-pub use link::{LinkKind, LinkRequest, Linked};
+pub use link::{LinkKind, LinkRequest, Linked, hidden_from_others};
 pub use manifest::Origin;
 pub use name::{OllamaName, OllamaNameError};
 pub use store::Store;

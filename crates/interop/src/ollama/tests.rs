@@ -253,4 +253,25 @@ mod unix {
         assert_eq!(f.unlink("m").unwrap().n_blobs, 4);
         assert!(path.is_file());
     }
+
+    #[test]
+    fn a_file_that_others_cannot_reach_is_told() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode =
+            |path: &Path, mode| std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let (folder, file) = (dir.path().join("folder"), dir.path().join("folder/m.gguf"));
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(&file, CONTENT).unwrap();
+        mode(dir.path(), 0o755);
+        mode(&folder, 0o755);
+        mode(&file, 0o640);
+        assert_eq!(hidden_from_others(&file), Some(file.canonicalize().unwrap()));
+        mode(&file, 0o644);
+        mode(&folder, 0o750);
+        assert_eq!(hidden_from_others(&file), Some(folder.canonicalize().unwrap()));
+        mode(&folder, 0o755);
+        // Folders above that of temporary files are the system's.
+        assert!(hidden_from_others(&file).is_none_or(|hidden| !hidden.starts_with(dir.path())));
+    }
 }

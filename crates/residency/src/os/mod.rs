@@ -130,6 +130,20 @@ pub(crate) fn advise_large_anonymous_pages(map: &memmap2::MmapMut) {
     imp::advise_large_anonymous_pages(map);
 }
 
+/// Keeps the pages of `map` in memory while it is mapped. An error where the system's limit does not allow it.
+pub(crate) fn lock(map: &memmap2::Mmap) -> io::Result<()> {
+    imp::lock(map)
+}
+
+/// The memory of a file under a name that other programs can open, while this lives. No such thing on Unix, where the file
+/// itself is the name.
+pub(crate) use imp::Section;
+
+/// Gives the memory of `file` a name, on systems that have such names.
+pub(crate) fn share(file: &File, name: &str) -> io::Result<Option<Section>> {
+    imp::share(file, name)
+}
+
 /// Whether readers that share a handle wait for each other.
 pub(crate) const HANDLE_PER_READER: bool = cfg!(windows);
 

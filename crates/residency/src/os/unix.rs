@@ -134,6 +134,18 @@ pub(super) fn advise_large_anonymous_pages(map: &memmap2::MmapMut) {
     let _ = map;
 }
 
+pub(super) fn lock(map: &memmap2::Mmap) -> io::Result<()> {
+    map.lock()
+}
+
+/// There is none: a file's memory is shared by whoever maps the file.
+#[derive(Debug)]
+pub(crate) enum Section {}
+
+pub(super) fn share(_file: &File, _name: &str) -> io::Result<Option<Section>> {
+    Ok(None)
+}
+
 pub(super) fn open_direct(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.read(true);

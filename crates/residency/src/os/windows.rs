@@ -7,16 +7,19 @@ use std::ffi::c_void;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::windows::fs::{FileExt, OpenOptionsExt};
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::path::Path;
 use std::sync::Once;
-use windows_sys::Win32::Foundation::{ERROR_HANDLE_EOF, EXCEPTION_ACCESS_VIOLATION, EXCEPTION_IN_PAGE_ERROR};
+use windows_sys::Win32::Foundation::{
+    ERROR_ALREADY_EXISTS, ERROR_HANDLE_EOF, EXCEPTION_ACCESS_VIOLATION, EXCEPTION_IN_PAGE_ERROR,
+};
 use windows_sys::Win32::Storage::FileSystem::FILE_FLAG_NO_BUFFERING;
 use windows_sys::Win32::System::Diagnostics::Debug::{
     AddVectoredExceptionHandler, EXCEPTION_CONTINUE_EXECUTION, EXCEPTION_CONTINUE_SEARCH, EXCEPTION_POINTERS,
 };
 use windows_sys::Win32::System::Memory::{
-    MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, MEMORY_MAPPED_VIEW_ADDRESS, PAGE_READONLY, PrefetchVirtualMemory,
-    UnmapViewOfFile, VirtualAlloc, VirtualFree, WIN32_MEMORY_RANGE_ENTRY,
+    CreateFileMappingW, MEM_COMMIT, MEM_RELEASE, MEM_RESERVE, MEMORY_MAPPED_VIEW_ADDRESS, PAGE_READONLY,
+    PrefetchVirtualMemory, UnmapViewOfFile, VirtualAlloc, VirtualFree, VirtualLock, WIN32_MEMORY_RANGE_ENTRY,
 };
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
 
@@ -87,6 +90,39 @@ pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
 pub(super) fn advise_large_pages(_map: &memmap2::Mmap) {}
 
 pub(super) fn advise_large_anonymous_pages(_map: &memmap2::MmapMut) {}
+
+pub(super) fn lock(map: &memmap2::Mmap) -> io::Result<()> {
+    // SAFETY: the range is the map's.
+    match unsafe { VirtualLock(map.as_ptr() as *const c_void, map.len()) } {
+        0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// A named file mapping.
+#[derive(Debug)]
+pub(crate) struct Section {
+    _handle: OwnedHandle,
+}
+
+pub(super) fn share(file: &File, name: &str) -> io::Result<Option<Section>> {
+    let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
+    // SAFETY: the handle is open, no attributes are given, and the name ends with a zero.
+    let handle = unsafe {
+        CreateFileMappingW(file.as_raw_handle(), std::ptr::null(), PAGE_READONLY, 0, 0, name.as_ptr())
+    };
+    if handle.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    // The call may give a mapping of another file that has the name; the error says so then.
+    let is_another = io::Error::last_os_error().raw_os_error() == Some(ERROR_ALREADY_EXISTS as i32);
+    // SAFETY: the handle was made just now, and nobody else closes it.
+    let handle = unsafe { OwnedHandle::from_raw_handle(handle) };
+    if is_another {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a section of that name is there"));
+    }
+    Ok(Some(Section { _handle: handle }))
+}
 
 pub(super) fn open_direct(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(FILE_FLAG_NO_BUFFERING).open(path)

@@ -1,0 +1,48 @@
+//! `rawrz down NAME`
+
+use crate::cli::DownArgs;
+use crate::locate;
+use crate::ollama::unlink_if_there;
+use crate::output::Output;
+use anyhow::{Context, bail};
+use rawrz_interop::maps::{Link, MapName, Maps};
+use rawrz_interop::ollama::{OllamaName, Store};
+
+pub(crate) fn main(args: &DownArgs) -> anyhow::Result<()> {
+    let maps = locate::maps()?;
+    let name = MapName::parse(&args.name)?;
+    let entry = maps.get(&name)?.with_context(|| format!("there is no map {name}"))?;
+    if let Some(target) = entry.alias_of {
+        bail!("{name} is an alias of {target}; `rawrz down {target}` undoes what was made of it");
+    }
+    let record = entry.record?;
+    let mut out = Output::new();
+    // Last made, first undone. Each is struck off when it is gone, so that a failure leaves no more than is recorded.
+    for link in record.links.iter().rev() {
+        let was_there = undo(link)?;
+        maps.update(&name, |record| record.links.retain(|other| other != link))?;
+        out.line(&format!("{link}: {}", if was_there { "removed" } else { "was gone already" }))?;
+    }
+    finish(&maps, &name, record.goes_with_links, &mut out)
+}
+
+fn finish(maps: &Maps, name: &MapName, goes_with_links: bool, out: &mut Output) -> anyhow::Result<()> {
+    if !goes_with_links {
+        return out.line(&format!("the map {name} was there before `up`, and stays"));
+    }
+    for alias in maps.remove(name)? {
+        out.line(&format!("{alias}, an alias of it, is removed"))?;
+    }
+    out.line(&format!("{name} is removed; the model's files stay"))
+}
+
+/// Undoes what was made of a model; says whether it was there.
+pub(crate) fn undo(link: &Link) -> anyhow::Result<bool> {
+    match link {
+        Link::Ollama { store, name } => {
+            let store = Store::new(store.clone(), locate::own_folder("locks")?);
+            unlink_if_there(&store, &OllamaName::parse(name)?)
+        }
+        Link::HfFolder { .. } => Ok(false),
+    }
+}
