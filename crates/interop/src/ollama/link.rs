@@ -177,8 +177,11 @@ impl Store {
         let blob = self.blob(request.digest);
         let noted = there.and_then(Manifest::origin).map(|origin| origin.how);
         let how = match how_present(&blob, request.file)? {
-            // A file of its own may be what was made the last time.
-            Some(LinkKind::Present) => noted.unwrap_or(LinkKind::Present),
+            // A file of its own may be what was made the last time, or for another file with the same content.
+            Some(LinkKind::Present) => match noted {
+                Some(how) => how,
+                None => self.how_made(request.digest)?.unwrap_or(LinkKind::Present),
+            },
             Some(kind) => kind,
             None => {
                 is_new = true;
@@ -195,6 +198,16 @@ impl Store {
             .map_err(|source| OllamaError::Manifest { path: manifest_path.to_owned(), source })?;
         self.write(manifest_path, &json)?;
         Ok(Linked { how, was_there: false })
+    }
+
+    /// How RawrZ put the weights of that digest into the store, if it did.
+    fn how_made(&self, digest: Digest) -> Result<Option<LinkKind>, OllamaError> {
+        let manifests = self.manifests()?.manifests.into_iter().map(|(_, manifest)| manifest);
+        let with_it = manifests.filter(|manifest| manifest.model().and_then(Layer::digest) == Some(digest));
+        Ok(with_it
+            .filter_map(|manifest| manifest.origin())
+            .map(|o| o.how)
+            .find(|how| *how != LinkKind::Present))
     }
 
     fn missing_blob(&self, name: &OllamaName) -> Result<Option<PathBuf>, OllamaError> {

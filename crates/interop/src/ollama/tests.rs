@@ -116,6 +116,16 @@ fn models_share_blobs_and_keep_what_others_need() {
 }
 
 #[test]
+fn files_with_the_same_content_share_a_blob_that_goes_with_the_last() {
+    let f = Fixture::new();
+    let (one, two) = (f.file("one.gguf", CONTENT), f.file("two.gguf", CONTENT));
+    f.link("one", &one).unwrap();
+    f.link("two", &two).unwrap();
+    assert_eq!(f.unlink("one").unwrap().n_blobs, 0);
+    assert_eq!(f.unlink("two").unwrap().n_blobs, 4);
+}
+
+#[test]
 fn a_link_is_brought_up_to_date() {
     let f = Fixture::new();
     let file = f.file("m.gguf", CONTENT);
