@@ -59,7 +59,7 @@ pub(crate) fn launch(
     let asked = Instant::now();
     let answer = client.generate(name, prompt)?;
     let text = answer["response"].as_str().unwrap_or_default();
-    out.line(&printable(&format!("> {prompt}\n{}", text.trim())).into_owned())?;
+    out.line(&printable(&format!("> {prompt}\n{}", text.trim())))?;
     let mut line = format!("answered in {:.1} s", asked.elapsed().as_secs_f64());
     if let (Some(n), Some(ns)) = (answer["eval_count"].as_f64(), answer["eval_duration"].as_f64())
         && ns > 0.0

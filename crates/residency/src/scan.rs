@@ -123,7 +123,7 @@ mod tests {
     use crate::PartedFile;
 
     fn content(len: usize) -> Vec<u8> {
-        (0..len as u64).map(|i| (i * 2_654_435_761 >> 7) as u8).collect()
+        (0..len as u64).map(|i| ((i * 2_654_435_761) >> 7) as u8).collect()
     }
 
     #[test]
