@@ -62,6 +62,18 @@ pub(crate) enum Command {
     /// final name only when it is whole and its SHA-256 is checked (against the known one, or the one that
     /// --sha256 or Hugging Face tells; else it is only printed). Proxies: $HTTPS_PROXY, $ALL_PROXY, $NO_PROXY.
     Pull(PullArgs),
+    /// Cut a model into several files
+    ///
+    /// The files are named PREFIX-00001-of-0000N.gguf and are those that llama.cpp's llama-gguf-split writes; every
+    /// program that reads them takes the first. Each is read back and compared with the model before it gets its name.
+    /// A run that was stopped goes on where it stopped when the command is run again.
+    Split(SplitArgs),
+    /// Put a model in several files together again
+    ///
+    /// Takes shards (-00001-of-0000N.gguf) and raw parts (.part00). Shards that `split` or llama-gguf-split made of one
+    /// file give the same bytes again, where the file was laid out as llama.cpp does. A run that was stopped goes on
+    /// where it stopped when the command is run again.
+    Merge(MergeArgs),
     /// Print a completion script for a shell
     ///
     /// For example: rawrz completions bash > ~/.local/share/bash-completion/completions/rawrz
@@ -278,6 +290,44 @@ pub(crate) struct PullArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct SplitArgs {
+    /// A .gguf file or a built-in name
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// What the names of the files begin with; of a folder that exists, the model's name in it
+    #[arg(long, value_name = "PREFIX_OR_DIR", value_hint = ValueHint::AnyPath)]
+    pub(crate) out: PathBuf,
+    /// Most bytes of tensors in a file; the first has the metadata beside them [512MiB, 4GiB, 1GB, plain bytes]
+    #[arg(long, value_name = "BYTES", value_parser = shard_size, default_value = "512MiB", conflicts_with = "tensors")]
+    pub(crate) shard_size: u64,
+    /// Most tensors in a file, instead of bytes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) tensors: Option<u64>,
+    /// Delete the model's own files at the end, when all that was written has been compared with them
+    #[arg(long)]
+    pub(crate) remove_source: bool,
+    /// Print one JSON object instead of the paths
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The first file of the model
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// The file to write
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+    /// Delete the model's own files at the end, when all that was written has been compared with them
+    #[arg(long)]
+    pub(crate) remove_source: bool,
+    /// Print one JSON object instead of the path
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CompletionsArgs {
     /// The shell
     #[arg(value_enum)]
@@ -320,6 +370,13 @@ fn context_len(text: &str) -> Result<usize, String> {
 /// The second half of a chunk less the last token must leave something to score.
 fn chunk_len(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|n| *n >= 4).ok_or_else(|| "a number of tokens, at least 4".into())
+}
+
+fn shard_size(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        0 => Err("more than 0 bytes".into()),
+        bytes => Ok(bytes),
+    }
 }
 
 fn finite(text: &str) -> Result<f32, String> {
@@ -371,6 +428,17 @@ mod tests {
             assert!(Cli::try_parse_from(["rawrz", "bench", "m", "--kv-type", ty]).is_ok(), "{ty}");
         }
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--kv-type", "q8-0"]).is_err());
+    }
+
+    #[test]
+    fn shards_are_limited_by_bytes_or_by_tensors() {
+        let split = |flags: &[&str]| {
+            let args = ["rawrz", "split", "m", "--out", "o"].iter().chain(flags);
+            Cli::try_parse_from(args).is_ok()
+        };
+        assert!(split(&[]) && split(&["--shard-size", "1GB"]) && split(&["--tensors", "1"]));
+        assert!(!split(&["--shard-size", "0"]) && !split(&["--tensors", "0"]));
+        assert!(!split(&["--shard-size", "1GB", "--tensors", "1"]));
     }
 
     #[test]

@@ -30,6 +30,8 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => commands::tokenize::main(&args),
         Command::Perplexity(args) => commands::perplexity::main(&args),
         Command::Pull(args) => commands::pull::main(&args),
+        Command::Split(args) => commands::split::main(&args),
+        Command::Merge(args) => commands::merge::main(&args),
         Command::Completions(args) => commands::completions::main(&args),
         Command::Man(args) => commands::man::main(&args),
     };

@@ -2,6 +2,7 @@
 //!
 //! - [`maps`]: models by name, for every command and program.
 //! - [`ollama`]: models of the user's own files in Ollama's store.
+//! - [`shards`]: models cut into shards and put together again.
 //!
 //! # Invariants
 //! - A model's file is never written to, moved or deleted; what is undone are links and folders that this crate made.
@@ -12,8 +13,10 @@
 mod digest;
 mod identity;
 pub mod maps;
-
+mod opened;
+pub mod shards;
 mod staged;
 
 pub use digest::{Digest, DigestError, Digests};
 pub use identity::{FileRecord, ModelRecord};
+pub use opened::OpenModel;
