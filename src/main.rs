@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         Command::Down(args) => commands::down::main(&args),
         Command::Maps(command) => commands::maps::main(&command),
         Command::Ollama(command) => commands::ollama::main(&command),
+        Command::Split(args) => commands::split::main(&args),
+        Command::Merge(args) => commands::merge::main(&args),
         Command::Completions(args) => commands::completions::main(&args),
         Command::Man(args) => commands::man::main(&args),
     };

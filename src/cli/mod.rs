@@ -4,7 +4,7 @@ mod sharing;
 
 use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-pub(crate) use sharing::{DownArgs, MapsCommand, OllamaCommand, UpArgs};
+pub(crate) use sharing::{DownArgs, MapsCommand, MergeArgs, OllamaCommand, SplitArgs, UpArgs};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed (one line says why and what to do), 2 wrong usage, \
@@ -81,6 +81,18 @@ pub(crate) enum Command {
     /// Ollama's store, without a second copy of a model
     #[command(subcommand)]
     Ollama(OllamaCommand),
+    /// Cut a model into several files
+    ///
+    /// The files are named PREFIX-00001-of-0000N.gguf and are those that llama.cpp's llama-gguf-split writes; every
+    /// program that reads them takes the first. Each is read back and compared with the model before it gets its name.
+    /// A run that was stopped goes on where it stopped when the command is run again.
+    Split(SplitArgs),
+    /// Put a model in several files together again
+    ///
+    /// Takes shards (-00001-of-0000N.gguf) and raw parts (.part00). Shards that `split` or llama-gguf-split made of one
+    /// file give the same bytes again, where the file was laid out as llama.cpp does. A run that was stopped goes on
+    /// where it stopped when the command is run again.
+    Merge(MergeArgs),
     /// Print a completion script for a shell
     ///
     /// For example: rawrz completions bash > ~/.local/share/bash-completion/completions/rawrz
@@ -390,6 +402,17 @@ mod tests {
             assert!(Cli::try_parse_from(["rawrz", "bench", "m", "--kv-type", ty]).is_ok(), "{ty}");
         }
         assert!(Cli::try_parse_from(["rawrz", "run", "m", "--kv-type", "q8-0"]).is_err());
+    }
+
+    #[test]
+    fn shards_are_limited_by_bytes_or_by_tensors() {
+        let split = |flags: &[&str]| {
+            let args = ["rawrz", "split", "m", "--out", "o"].iter().chain(flags);
+            Cli::try_parse_from(args).is_ok()
+        };
+        assert!(split(&[]) && split(&["--shard-size", "1GB"]) && split(&["--tensors", "1"]));
+        assert!(!split(&["--shard-size", "0"]) && !split(&["--tensors", "0"]));
+        assert!(!split(&["--shard-size", "1GB", "--tensors", "1"]));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use super::context_len;
 use crate::size;
 use clap::{Args, Subcommand, ValueHint};
+use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub(crate) struct UpArgs {
@@ -116,4 +117,49 @@ pub(crate) enum OllamaCommand {
         #[arg(long, value_name = "TEXT", default_value = crate::ollama::launch::PROMPT)]
         prompt: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SplitArgs {
+    /// A .gguf file or a built-in name
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// What the names of the files begin with; of a folder that exists, the model's name in it
+    #[arg(long, value_name = "PREFIX_OR_DIR", value_hint = ValueHint::AnyPath)]
+    pub(crate) out: PathBuf,
+    /// Most bytes of tensors in a file; the first has the metadata beside them [512MiB, 4GiB, 1GB, plain bytes]
+    #[arg(long, value_name = "BYTES", value_parser = shard_size, default_value = "512MiB", conflicts_with = "tensors")]
+    pub(crate) shard_size: u64,
+    /// Most tensors in a file, instead of bytes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) tensors: Option<u64>,
+    /// Delete the model's own files at the end, when all that was written has been compared with them
+    #[arg(long)]
+    pub(crate) remove_source: bool,
+    /// Print one JSON object instead of the paths
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MergeArgs {
+    /// The first file of the model
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// The file to write
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) out: PathBuf,
+    /// Delete the model's own files at the end, when all that was written has been compared with them
+    #[arg(long)]
+    pub(crate) remove_source: bool,
+    /// Print one JSON object instead of the path
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn shard_size(text: &str) -> Result<u64, String> {
+    match size::parse(text)? {
+        0 => Err("more than 0 bytes".into()),
+        bytes => Ok(bytes),
+    }
 }

@@ -33,6 +33,11 @@ impl ModelFiles {
         &self.shards
     }
 
+    /// The mapped files, for reading tensors.
+    pub fn source(&self) -> &MappedSource {
+        &self.source
+    }
+
     /// For each shard the raw parts it is read from, one for a plain file.
     pub fn paths(&self) -> &[Vec<PathBuf>] {
         &self.paths

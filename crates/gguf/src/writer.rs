@@ -269,6 +269,11 @@ impl<'a> Header<'a> {
         self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.len_bytes))
     }
 
+    /// Alignment of tensor data in bytes, a power of two.
+    pub fn alignment(&self) -> u64 {
+        self.alignment.into()
+    }
+
     /// Bytes of metadata and tensor directory, without padding.
     pub fn header_len(&self) -> u64 {
         let mut counter = Counter(0);
