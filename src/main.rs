@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         Command::Down(args) => commands::down::main(&args),
         Command::Maps(command) => commands::maps::main(&command),
         Command::Ollama(command) => commands::ollama::main(&command),
+        Command::ExportHf(args) => commands::export_hf::main(&args),
         Command::Split(args) => commands::split::main(&args),
         Command::Merge(args) => commands::merge::main(&args),
         Command::Completions(args) => commands::completions::main(&args),

@@ -4,7 +4,9 @@ mod sharing;
 
 use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-pub(crate) use sharing::{DownArgs, MapsCommand, MergeArgs, OllamaCommand, SplitArgs, UpArgs};
+pub(crate) use sharing::{
+    DownArgs, ExportHfArgs, MapsCommand, MergeArgs, OllamaCommand, Safetensors, SplitArgs, UpArgs,
+};
 use std::path::PathBuf;
 
 const EXIT_CODES: &str = "Exit codes: 0 done, 1 failed (one line says why and what to do), 2 wrong usage, \
@@ -81,6 +83,13 @@ pub(crate) enum Command {
     /// Ollama's store, without a second copy of a model
     #[command(subcommand)]
     Ollama(OllamaCommand),
+    /// Make a folder that Hugging Face's libraries load
+    ///
+    /// Writes config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja and generation_config.json, and
+    /// links the model's file as model.gguf (a hard link, else a symbolic link, else a reflink; never a copy). With
+    /// --safetensors the weights are decoded and written instead. Architectures: llama, qwen2, qwen3, qwen3moe, gemma3.
+    /// The folder appears whole or not at all; one that holds anything else is refused.
+    ExportHf(ExportHfArgs),
     /// Cut a model into several files
     ///
     /// The files are named PREFIX-00001-of-0000N.gguf and are those that llama.cpp's llama-gguf-split writes; every

@@ -2,7 +2,7 @@
 
 use super::context_len;
 use crate::size;
-use clap::{Args, Subcommand, ValueHint};
+use clap::{Args, Subcommand, ValueEnum, ValueHint};
 use std::path::PathBuf;
 
 #[derive(Debug, Args)]
@@ -117,6 +117,36 @@ pub(crate) enum OllamaCommand {
         #[arg(long, value_name = "TEXT", default_value = crate::ollama::launch::PROMPT)]
         prompt: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportHfArgs {
+    /// A .gguf file or a built-in name
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: String,
+    /// The folder to make
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out: PathBuf,
+    /// Write the weights as safetensors of this type, instead of linking the GGUF
+    #[arg(long, value_enum, value_name = "TYPE")]
+    pub(crate) safetensors: Option<Safetensors>,
+    /// Most bytes of weights in a safetensors file [512MiB, 4GiB, 1GB, plain bytes]
+    #[arg(long, value_name = "BYTES", value_parser = shard_size, default_value = "5GB", requires = "safetensors")]
+    pub(crate) shard_size: u64,
+    /// Print one JSON object instead of the folder
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Types of safetensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Safetensors {
+    /// 16-bit floats
+    Fp16,
+    /// The upper halves of 32-bit floats
+    Bf16,
+    /// 32-bit floats: what the model decodes to, exactly
+    Fp32,
 }
 
 #[derive(Debug, Args)]

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod down;
+pub(crate) mod export_hf;
 pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod maps;

@@ -1,5 +1,6 @@
 //! What RawrZ shares with other programs, without a second copy of a model's bytes.
 //!
+//! - [`hf_folder`]: a model as a folder that Hugging Face's libraries load.
 //! - [`maps`]: models by name, for every command and program.
 //! - [`ollama`]: models of the user's own files in Ollama's store.
 //! - [`shards`]: models cut into shards and put together again.
@@ -13,14 +14,19 @@
 
 mod about;
 mod digest;
+pub mod hf_folder;
 mod identity;
 pub mod maps;
 pub mod ollama;
 mod opened;
+mod output;
 pub mod shards;
 mod staged;
+#[cfg(test)]
+mod testing;
 
 pub use about::About;
 pub use digest::{Digest, DigestError, Digests};
 pub use identity::{FileRecord, ModelRecord, RecordError};
 pub use opened::OpenModel;
+pub use output::OutputError;

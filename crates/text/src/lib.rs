@@ -24,7 +24,7 @@ pub use error::TokenizerError;
 pub use json::{Json, JsonError};
 pub use special::SpecialTokens;
 pub use stream::StreamDecoder;
-pub use tokenizer::{EncodeOptions, Tokenizer};
+pub use tokenizer::{AddedToken, BpeRules, EncodeOptions, Tokenizer};
 
 /// The number of a token in its vocabulary.
 pub type TokenId = u32;

@@ -27,6 +27,35 @@ pub struct EncodeOptions {
     pub parse_special: bool,
 }
 
+/// A token that is cut out of a text before anything else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddedToken {
+    /// It is not part of the text: hidden when a text is decoded, and plain text where control tokens do not count.
+    pub is_control: bool,
+    /// It swallows whitespace before it.
+    pub strips_left: bool,
+    /// It swallows whitespace after it.
+    pub strips_right: bool,
+}
+
+/// How a byte-pair vocabulary cuts and merges text, for libraries that have to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BpeRules {
+    /// Each cuts the pieces of the one before into its matches and what lies between.
+    pub regexes: &'static [&'static str],
+    /// A piece that is a token is not merged from its parts.
+    pub ignores_merges: bool,
+}
+
+impl BpeRules {
+    /// Those of a pre-tokenizer (`tokenizer.ggml.pre`) that writes text in the GPT-2 alphabet of bytes; `None` for a name
+    /// that is unknown, or whose rules regular expressions do not say.
+    pub fn of(pre: &str) -> Option<BpeRules> {
+        let regexes = pretokenizer::regexes::of(pre)?;
+        Some(BpeRules { regexes, ignores_merges: pretokenizer::by_name(pre)?.ignore_merges })
+    }
+}
+
 enum Model {
     Bpe(Bpe),
     Spm { add_space_prefix: bool },
@@ -343,6 +372,16 @@ impl Tokenizer {
         self.vocab.attr(id).any(Attr::CONTROL)
     }
 
+    /// How this token is cut out of texts; `None` for one that is not.
+    pub fn added_token(&self, id: TokenId) -> Option<AddedToken> {
+        let attr = self.vocab.attr(id);
+        attr.any(Attr::CONTROL | Attr::USER_DEFINED | Attr::UNKNOWN).then(|| AddedToken {
+            is_control: attr.any(Attr::CONTROL | Attr::UNKNOWN),
+            strips_left: attr.any(Attr::LSTRIP),
+            strips_right: attr.any(Attr::RSTRIP),
+        })
+    }
+
     /// Whether texts get a beginning-of-sequence token.
     pub fn adds_bos(&self) -> bool {
         self.add_bos
@@ -354,7 +393,7 @@ impl Tokenizer {
     }
 
     /// Whether a space is put before a text.
-    pub(crate) fn adds_space(&self) -> bool {
+    pub fn adds_space(&self) -> bool {
         matches!(self.model, Model::Spm { add_space_prefix: true })
     }
 

@@ -1,7 +1,7 @@
 //! Several files to one.
 
+use super::assembly::Output;
 use super::content::Content;
-use super::output::Output;
 use super::{COUNT, ORIGINAL, OnBytes, Report, SPLIT_KEYS, ShardsError, make_all};
 use crate::OpenModel;
 use rawrz_gguf::{Gguf, Header};

@@ -15,17 +15,17 @@
 //! - A run that was stopped or killed is taken up where it was by the same call.
 //! - Files of the model are removed only when asked, after everything that is made was compared with them in this run.
 
+mod assembly;
 mod content;
 mod merge;
-mod output;
 mod split;
 
 pub use merge::{MergeOptions, merge};
-pub use output::OutputError;
 pub use split::{ShardLimit, SplitOptions, split};
 
 use crate::OpenModel;
-use output::{Lock, Output, Work, ensure_space, folder_of, io_error, is_one_file};
+use crate::output::{Lock, OutputError, ensure_space, folder_of, io_error, is_one_file};
+use assembly::{Output, Work};
 use rawrz_gguf::WriteError;
 use rawrz_residency::{Extent, Planned, ReadError, Source};
 use std::ops::ControlFlow;

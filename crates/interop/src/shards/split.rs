@@ -1,9 +1,10 @@
 //! One model to several files.
 
+use super::assembly::Output;
 use super::content::Content;
-use super::output::{Output, suffixed};
 use super::{COUNT, NO, ORIGINAL, OnBytes, Report, SPLIT_KEYS, ShardsError, TENSORS_COUNT, make_all};
 use crate::OpenModel;
+use crate::output::suffixed;
 use rawrz_gguf::{Header, TensorInfo};
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

@@ -1,48 +1,17 @@
-use super::output::suffixed;
 use super::*;
-use rawrz_gguf::{Gguf, Header, ShardSet, TensorType, Writer, discover};
-use rawrz_residency::{MappedSource, PartedFile};
-use std::sync::Arc;
+use crate::output::suffixed;
+use crate::testing::{Files, go_on, names};
+use rawrz_gguf::{Gguf, Header, TensorType, Writer};
 use tempfile::TempDir;
-
-/// The files of a model, opened.
-struct Files {
-    shards: ShardSet,
-    source: MappedSource,
-    paths: Vec<Vec<PathBuf>>,
-}
-
-impl Files {
-    fn open(path: &Path) -> Files {
-        let paths = discover(path).unwrap();
-        let source =
-            MappedSource::new(paths.iter().map(|parts| PartedFile::open(parts).unwrap()).collect()).unwrap();
-        let shards = (0..paths.len())
-            .map(|file| {
-                let len = source.file_len_bytes(file);
-                Gguf::parse(Arc::new(source.joined_prefix(file, len).unwrap()), len).unwrap()
-            })
-            .collect();
-        Files { shards: ShardSet::new(shards).unwrap(), source, paths }
-    }
-
-    fn model(&self) -> OpenModel<'_> {
-        OpenModel { shards: &self.shards, source: &self.source, paths: &self.paths }
-    }
-}
-
-fn go_on(_: u64, _: u64) -> ControlFlow<()> {
-    ControlFlow::Continue(())
-}
 
 fn split_at(path: &Path, prefix: &Path, limit: ShardLimit) -> Result<Report, ShardsError> {
     let options = SplitOptions { prefix: prefix.to_owned(), limit, remove_source: false };
-    split(&Files::open(path).model(), &options, &mut go_on)
+    split(&Files::open(path).model(), &options, &mut |_, _| go_on())
 }
 
 fn merge_at(path: &Path, file: &Path) -> Result<Report, ShardsError> {
     let options = MergeOptions { file: file.to_owned(), remove_source: false };
-    merge(&Files::open(path).model(), &options, &mut go_on)
+    merge(&Files::open(path).model(), &options, &mut |_, _| go_on())
 }
 
 /// Metadata of a small model; `extra` adds to it. Tensors of 40, 4 and 1000 floats.
@@ -74,13 +43,6 @@ fn placed(bytes: &[u8]) -> (TempDir, PathBuf) {
     let path = dir.path().join("m.gguf");
     std::fs::write(&path, bytes).unwrap();
     (dir, path)
-}
-
-fn names(dir: &TempDir) -> Vec<String> {
-    let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
-    let mut names: Vec<_> = names.map(|name| name.into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -197,7 +159,7 @@ fn what_is_there_and_right_is_kept_and_what_is_wrong_is_not_touched() {
     assert!(report.files.iter().all(|file| !file.was_present));
     let again = split_at(&path, &prefix, ShardLimit::Tensors(1)).unwrap();
     assert!(again.files.iter().all(|file| file.was_present));
-    assert_eq!(names(&dir).len(), 4, "{:?}", names(&dir));
+    assert_eq!(names(dir.path()).len(), 4, "{:?}", names(dir.path()));
 
     let second = &report.files[1].path;
     let right = std::fs::read(second).unwrap();
@@ -257,7 +219,7 @@ fn a_stopped_run_is_taken_up() {
             left -= 1;
             ControlFlow::Continue(())
         });
-        assert!(!names(&dir).iter().any(|name| name.ends_with(".lock")));
+        assert!(!names(dir.path()).iter().any(|name| name.ends_with(".lock")));
         match result {
             Err(ShardsError::Output(OutputError::Stopped)) => assert!(path.exists()),
             result => {
@@ -271,10 +233,10 @@ fn a_stopped_run_is_taken_up() {
     let first = dir.path().join("s-00001-of-00003.gguf");
     let merged = dir.path().join("merged.gguf");
     let options = MergeOptions { file: merged.clone(), remove_source: true };
-    let report = merge(&Files::open(&first).model(), &options, &mut go_on).unwrap();
+    let report = merge(&Files::open(&first).model(), &options, &mut |_, _| go_on()).unwrap();
     assert_eq!(report.removed.len(), 3);
     assert!(std::fs::read(&merged).unwrap() == bytes);
-    assert_eq!(names(&dir), ["merged.gguf"]);
+    assert_eq!(names(dir.path()), ["merged.gguf"]);
 }
 
 #[test]
@@ -285,14 +247,14 @@ fn the_model_itself_is_never_an_output() {
     let shards = Files::open(&report.files[0].path);
     let options =
         SplitOptions { prefix: dir.path().join("s"), limit: ShardLimit::Tensors(1), remove_source: true };
-    let error = split(&shards.model(), &options, &mut go_on).unwrap_err();
+    let error = split(&shards.model(), &options, &mut |_, _| go_on()).unwrap_err();
     assert!(matches!(error, ShardsError::Output(OutputError::IsSource { .. })), "{error}");
     #[cfg(unix)]
     {
         let link = dir.path().join("link.gguf");
         std::fs::hard_link(&report.files[2].path, &link).unwrap();
         let options = MergeOptions { file: link, remove_source: true };
-        let error = merge(&shards.model(), &options, &mut go_on).unwrap_err();
+        let error = merge(&shards.model(), &options, &mut |_, _| go_on()).unwrap_err();
         assert!(matches!(error, ShardsError::Output(OutputError::IsSource { .. })), "{error}");
     }
     assert!(report.files.iter().all(|file| file.path.exists()));
@@ -328,7 +290,7 @@ fn impossible_jobs_are_refused() {
     let (_dir, both) = placed(&both);
     let error = split_at(&both, &dir.path().join("s"), ShardLimit::Tensors(1)).unwrap_err();
     assert!(matches!(error, ShardsError::Header(WriteError::DuplicateKey { .. })), "{error}");
-    assert_eq!(names(&dir), ["m.gguf"]);
+    assert_eq!(names(dir.path()), ["m.gguf"]);
 }
 
 #[test]
@@ -374,12 +336,12 @@ fn one_process_at_a_time() {
     let lock = Lock::take(&prefix).unwrap();
     let error = split_at(&path, &prefix, ShardLimit::Tensors(1)).unwrap_err();
     assert!(matches!(error, ShardsError::Output(OutputError::Busy { .. })), "{error}");
-    assert_eq!(names(&dir), ["m.gguf", "s.lock"]);
+    assert_eq!(names(dir.path()), ["m.gguf", "s.lock"]);
     drop(lock);
     // A lock file of a run that was killed is in nobody's way.
     std::fs::write(suffixed(&prefix, ".lock"), b"").unwrap();
     split_at(&path, &prefix, ShardLimit::Tensors(1)).unwrap();
-    assert_eq!(names(&dir).len(), 4);
+    assert_eq!(names(dir.path()).len(), 4);
 }
 
 #[test]

@@ -4,6 +4,7 @@
 //! refused. A pre-tokenizer is a list of stages, each of which cuts the pieces of the stage before.
 
 mod pattern;
+pub(crate) mod regexes;
 mod sets;
 
 use pattern::{Alt, Lead, Tail};
