@@ -1,6 +1,6 @@
 //! `export-hf` on the real models. Hugging Face's own tokenizer library, as a crate, must read the `tokenizer.json` and
 //! give the ids that RawrZ gives on every line of the corpus, and text back from them. What takes Python (transformers
-//! and torch) is in `tests/interop/check_transformers.py`.
+//! and torch) is in `tests/interop/transformers`.
 
 mod common;
 
@@ -132,7 +132,7 @@ fn a_killed_run_leaves_no_folder() {
     model("smollm2");
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("hf");
-    let args = ["export-hf", "smollm2", "--out", text(&folder), "--safetensors", "fp32"];
+    let args = ["export-hf", "smollm2", "--out", text(&folder), "--safetensors", "fp16"];
     let mut child = rawrz().args(args).spawn().expect("it starts");
     let staged = dir.path().join(".hf.rawrz-new");
     while !staged.join("tokenizer.json").exists() && child.try_wait().unwrap().is_none() {

@@ -14,6 +14,7 @@
 
 mod about;
 mod digest;
+mod files;
 pub mod hf_folder;
 mod identity;
 pub mod maps;

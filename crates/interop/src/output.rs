@@ -162,16 +162,10 @@ fn is_same_file(path: &Path, _: &File) -> bool {
     path.exists()
 }
 
-/// Whether two paths lead to one file.
+/// Whether two paths lead to one file; hard links are seen through where the system numbers its files.
 pub(crate) fn is_one_file(a: &Path, b: &Path) -> bool {
-    if let (Ok(a), Ok(b)) = (std::fs::canonicalize(a), std::fs::canonicalize(b))
-        && a == b
-    {
-        return true;
-    }
-    // Hard links.
     #[cfg(unix)]
-    return File::open(b).is_ok_and(|file| is_same_file(a, &file));
+    return crate::files::same_file(a, b);
     #[cfg(not(unix))]
-    false
+    return matches!((std::fs::canonicalize(a), std::fs::canonicalize(b)), (Ok(a), Ok(b)) if a == b);
 }

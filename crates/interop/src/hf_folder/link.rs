@@ -2,8 +2,8 @@
 
 use super::ExportError;
 use super::record::Kind;
+use crate::files::symlink;
 use crate::output::io_error;
-use std::io;
 use std::path::Path;
 
 /// Makes `link` lead to the bytes of `file`: a hard link, else a symbolic link, else a reflink.
@@ -20,14 +20,4 @@ pub(super) fn link(file: &Path, link: &Path) -> Result<Kind, ExportError> {
         Ok(()) => Ok(Kind::Reflink),
         Err(source) => Err(ExportError::NoLink { file: target, link: link.to_owned(), source }),
     }
-}
-
-#[cfg(unix)]
-fn symlink(target: &Path, link: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(target, link)
-}
-
-#[cfg(windows)]
-fn symlink(target: &Path, link: &Path) -> io::Result<()> {
-    std::os::windows::fs::symlink_file(target, link)
 }

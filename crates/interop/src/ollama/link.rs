@@ -6,6 +6,9 @@ use super::name::OllamaName;
 use super::store::{Store, remove_folders};
 use crate::about::About;
 use crate::digest::Digest;
+#[cfg(unix)]
+use crate::files::same_file;
+use crate::files::symlink;
 use crate::identity::FileRecord;
 use serde_json::json;
 use std::io;
@@ -282,13 +285,6 @@ fn how_present(blob: &Path, file: &FileRecord) -> Result<Option<LinkKind>, Ollam
     }))
 }
 
-#[cfg(unix)]
-fn same_file(a: &Path, b: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-    let id = |path| std::fs::metadata(path).map(|metadata| (metadata.dev(), metadata.ino())).ok();
-    id(a).is_some() && id(a) == id(b)
-}
-
 /// Windows tells the number of a file to programs that ask its kernel. The time of change, to 100 ns, of a file with a
 /// name that is its SHA-256 tells as much: a copy has the time at which it was made.
 #[cfg(not(unix))]
@@ -296,16 +292,6 @@ fn same_file(a: &Path, b: &Path) -> bool {
     let id =
         |path| std::fs::metadata(path).and_then(|metadata| Ok((metadata.len(), metadata.modified()?))).ok();
     id(a).is_some() && id(a) == id(b)
-}
-
-#[cfg(unix)]
-fn symlink(target: &Path, link: &Path) -> io::Result<()> {
-    std::os::unix::fs::symlink(target, link)
-}
-
-#[cfg(windows)]
-fn symlink(target: &Path, link: &Path) -> io::Result<()> {
-    std::os::windows::fs::symlink_file(target, link)
 }
 
 /// Settings that Ollama loads the model with: mapped, not read into memory.
