@@ -87,6 +87,9 @@ fn up_and_down_leave_what_was_there() {
     let before = home.tree();
     let first = home.run(&["up", "smollm2"]).ok();
     assert!(first.contains("smollm2:latest linked"), "{first}");
+    let folder = home.dir.path().join("data/hf/smollm2");
+    assert!(folder.join("config.json").is_file() && folder.join("tokenizer.json").is_file());
+    assert_eq!(fs::metadata(folder.join("model.gguf")).unwrap().len(), fs::metadata(&path).unwrap().len());
     // A second run says that there was nothing to do, and does nothing.
     let made = home.tree();
     let second = home.run(&["up", "smollm2"]).ok();
@@ -106,6 +109,32 @@ fn up_and_down_leave_what_was_there() {
     assert_eq!(home.tree(), before);
     assert_eq!(fs::metadata(&path).unwrap().len(), len);
     assert!(home.run(&["down", "smollm2"]).failed(1).contains("no map"));
+}
+
+#[test]
+fn shards_are_made_where_asked_and_removed_with_the_rest() {
+    let path = model("smollm2");
+    let home = Home::new();
+    let out = home.dir.path().join("out");
+    let before = home.tree();
+    let args = ["up", "smollm2", "--out-dir", out.to_str().unwrap(), "--shard-size", "40MiB"];
+    home.run(&args).ok();
+    assert!(out.join("smollm2/config.json").is_file());
+    let first = out.join("smollm2-shards/smollm2-00001-of-00003.gguf");
+    let shards = home.run(&["inspect", first.to_str().unwrap(), "--json"]).json();
+    assert_eq!(
+        shards["n_tensors"],
+        home.run(&["inspect", path.to_str().unwrap(), "--json"]).json()["n_tensors"]
+    );
+    assert!(home.run(&args).ok().contains("nothing changed"));
+    // What somebody put there stays.
+    fs::write(out.join("smollm2/notes.txt"), "mine").unwrap();
+    let done = home.run(&["down", "smollm2"]);
+    assert!(done.stderr.contains("notes.txt"), "{done:?}");
+    done.ok();
+    let mut left = before;
+    left.push("out/smollm2/notes.txt".to_owned());
+    assert_eq!(home.tree(), left);
 }
 
 #[test]

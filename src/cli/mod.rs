@@ -69,8 +69,8 @@ pub(crate) enum Command {
     Pull(PullArgs),
     /// Make a model known to every program at once, without a second copy
     ///
-    /// Gives the model a name that all commands take (see maps), and links it into Ollama's store (see
-    /// ollama link). A built-in model that is not there yet is fetched. A second run changes nothing and says so; a
+    /// Gives the model a name that all commands take (see maps), makes a folder that Hugging Face's libraries load
+    /// (see export-hf), and links it into Ollama's store (see ollama link). A built-in model that is not there yet is fetched. A second run changes nothing and says so; a
     /// failure leaves nothing half-made.
     Up(UpArgs),
     /// Undo what up did

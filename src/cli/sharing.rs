@@ -13,6 +13,12 @@ pub(crate) struct UpArgs {
     /// The name [default: what the file's name suggests]
     #[arg(long, value_name = "NAME")]
     pub(crate) name: Option<String>,
+    /// The folder that the Hugging Face folder NAME is made in [default: hf in RawrZ's data folder]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) out_dir: Option<PathBuf>,
+    /// Write a copy in shards of this size too, into NAME-shards beside the Hugging Face folder
+    #[arg(long, value_name = "BYTES", value_parser = shard_size)]
+    pub(crate) shard_size: Option<u64>,
     /// Start Ollama, wait until it shows the model, and have it answer once
     #[arg(long)]
     pub(crate) launch_ollama: bool,

@@ -5,6 +5,7 @@ use crate::locate;
 use crate::ollama::unlink_if_there;
 use crate::output::Output;
 use anyhow::{Context, bail};
+use rawrz_interop::hf_folder;
 use rawrz_interop::maps::{Link, MapName, Maps};
 use rawrz_interop::ollama::{OllamaName, Store};
 
@@ -43,6 +44,29 @@ pub(crate) fn undo(link: &Link) -> anyhow::Result<bool> {
             let store = Store::new(store.clone(), locate::own_folder("locks")?);
             unlink_if_there(&store, &OllamaName::parse(name)?)
         }
-        Link::HfFolder { .. } => Ok(false),
+        Link::HfFolder { path } => {
+            let removal = hf_folder::remove(path)?;
+            for kept in &removal.kept {
+                eprintln!("note: {} is not of the export, or was changed since; it stays", kept.display());
+            }
+            Ok(!removal.removed.is_empty())
+        }
+        Link::Shards { files } => {
+            let mut was_there = false;
+            for file in files.iter().filter(|file| file.is_there()) {
+                if let Some(what) = file.change() {
+                    eprintln!("note: {what}; it stays");
+                    continue;
+                }
+                std::fs::remove_file(&file.path)
+                    .with_context(|| format!("cannot remove {}", file.path.display()))?;
+                was_there = true;
+            }
+            // Where others put something beside them it stays.
+            if let Some(folder) = files.first().and_then(|file| file.path.parent()) {
+                let _ = std::fs::remove_dir(folder);
+            }
+            Ok(was_there)
+        }
     }
 }

@@ -3,16 +3,20 @@
 use crate::cli::UpArgs;
 use crate::commands::down::undo;
 use crate::commands::pull;
-use crate::exit::Usage;
+use crate::exit::{Interrupted, Usage};
 use crate::ollama::{self, LinkOptions, launch};
 use crate::output::{Output, printable};
+use crate::progress::Progress;
 use crate::{catalog, interrupt, locate};
 use anyhow::Context;
 use rawrz_engine::{Cancel, ModelFiles, Size};
-use rawrz_interop::ModelRecord;
+use rawrz_interop::hf_folder::{self, Weights};
 use rawrz_interop::maps::{Added, Link, MapName, Maps};
-use rawrz_interop::ollama::{OllamaName, Store};
+use rawrz_interop::ollama::OllamaName;
+use rawrz_interop::shards::{self, ShardLimit, ShardsError, SplitOptions};
+use rawrz_interop::{FileRecord, ModelRecord, OpenModel, OutputError};
 use serde_json::{Value as Json, json};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -126,7 +130,6 @@ fn up(model: &str, args: &UpArgs, cancel: &Cancel) -> anyhow::Result<Up> {
     // Whatever else it is, it must be a model: nothing is made of what is not.
     let files = ModelFiles::open(&path)?;
     files.check()?;
-    drop(files);
     let maps = locate::maps()?;
     let name = name(model, &path, args)?;
     let ollama_name = OllamaName::parse(name.as_str())?;
@@ -147,22 +150,25 @@ fn up(model: &str, args: &UpArgs, cancel: &Cancel) -> anyhow::Result<Up> {
     };
     let mut steps = vec![Step { what: "map", outcome: outcome.to_owned(), is_changed: added != Added::Same }];
     let mut links = Vec::new();
-
-    let store = ollama::store()?;
-    if store.root().is_dir() || ollama::program().is_some() {
-        let (step, link) = link_into_ollama(&store, &ollama_name, &path, cancel)?;
+    let mut take = |(step, link): (Step, Option<Link>), undo: &mut Undo| {
         if step.is_changed {
-            undo.links.push(link.clone());
+            undo.links.extend(link.clone());
         }
-        links.push(link);
+        links.extend(link);
         steps.push(step);
-    } else {
-        let outcome = format!(
-            "not installed (`{}`); run this again then, or `rawrz serve` in its place",
-            ollama::how_to_install()
-        );
-        steps.push(Step { what: "ollama", outcome, is_changed: false });
+    };
+    let folder = match &args.out_dir {
+        Some(folder) => folder.clone(),
+        None => locate::own_folder("hf")?,
+    };
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let folder = std::path::absolute(folder)?;
+    take(make_folder(&files, &folder.join(name.as_str()))?, &mut undo);
+    if let Some(shard_size) = args.shard_size {
+        take(make_shards(&files, &folder, &name, shard_size, cancel)?, &mut undo);
     }
+    drop(files);
+    take(link_into_ollama(&ollama_name, &path, cancel)?, &mut undo);
 
     let is_new = added == Added::New;
     maps.update(&name, |record| {
@@ -204,18 +210,70 @@ fn name(model: &str, path: &Path, args: &UpArgs) -> anyhow::Result<MapName> {
     file.with_context(|| format!("{} suggests no name; give one with --name", path.display()))
 }
 
-fn link_into_ollama(
-    store: &Store,
-    name: &OllamaName,
-    path: &Path,
+/// The Hugging Face folder. Of a model that has no form there, none is made, and that is said.
+fn make_folder(files: &ModelFiles, folder: &Path) -> anyhow::Result<(Step, Option<Link>)> {
+    let model = OpenModel { shards: files.shards(), source: files.source(), paths: files.paths() };
+    // The weights are linked, so there is nothing to wait for.
+    let report =
+        match hf_folder::export(&model, folder, Weights::Linked, &mut |_, _| ControlFlow::Continue(())) {
+            Ok(report) => report,
+            Err(error) if error.is_of_model() => {
+                let step = Step { what: "folder", outcome: format!("not made: {error}"), is_changed: false };
+                return Ok((step, None));
+            }
+            Err(error) => return Err(error.into()),
+        };
+    let (is_changed, path) = (!report.was_present, report.folder);
+    let how = if is_changed { "made" } else { "was there" };
+    let outcome = format!("{} {how}; AutoTokenizer.from_pretrained(\"{}\")", path.display(), path.display());
+    Ok((Step { what: "folder", outcome, is_changed }, Some(Link::HfFolder { path })))
+}
+
+fn make_shards(
+    files: &ModelFiles,
+    folder: &Path,
+    name: &MapName,
+    shard_size: u64,
     cancel: &Cancel,
-) -> anyhow::Result<(Step, Link)> {
-    let linked = ollama::link(store, name, path, &LinkOptions::default(), cancel)?;
+) -> anyhow::Result<(Step, Option<Link>)> {
+    let model = OpenModel { shards: files.shards(), source: files.source(), paths: files.paths() };
+    let folder = folder.join(format!("{name}-shards"));
+    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let limit = ShardLimit::Bytes(shard_size);
+    let options = SplitOptions { prefix: folder.join(name.as_str()), limit, remove_source: false };
+    let mut progress = None;
+    let made = shards::split(&model, &options, &mut |done, total| {
+        progress.get_or_insert_with(|| Progress::bytes("splitting", Some(total), done)).at(done);
+        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    let report = match made {
+        Err(ShardsError::Output(OutputError::Stopped)) => return Err(Interrupted.into()),
+        other => other?,
+    };
+    let is_changed = report.files.iter().any(|file| !file.was_present);
+    let outcome = match is_changed {
+        true => format!("{} made in {}, a second copy", report.files.len(), folder.display()),
+        false => format!("{} were there", report.files.len()),
+    };
+    let files = report.files.iter().map(|file| FileRecord::of(&file.path)).collect::<Result<_, _>>()?;
+    Ok((Step { what: "shards", outcome, is_changed }, Some(Link::Shards { files })))
+}
+
+fn link_into_ollama(name: &OllamaName, path: &Path, cancel: &Cancel) -> anyhow::Result<(Step, Option<Link>)> {
+    let store = ollama::store()?;
+    if !store.root().is_dir() && ollama::program().is_none() {
+        let outcome = format!(
+            "not installed (`{}`); run this again then, or `rawrz serve` in its place",
+            ollama::how_to_install()
+        );
+        return Ok((Step { what: "ollama", outcome, is_changed: false }, None));
+    }
+    let linked = ollama::link(&store, name, path, &LinkOptions::default(), cancel)?;
     let how = linked.how.as_str();
     let outcome = match linked.was_there {
         true => format!("{name} was there ({how})"),
         false => format!("{name} linked ({how}); ollama run {name}"),
     };
     let link = Link::Ollama { store: std::path::absolute(store.root())?, name: name.to_string() };
-    Ok((Step { what: "ollama", outcome, is_changed: !linked.was_there }, link))
+    Ok((Step { what: "ollama", outcome, is_changed: !linked.was_there }, Some(link)))
 }

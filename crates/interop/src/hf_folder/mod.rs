@@ -147,6 +147,24 @@ pub enum ExportError {
     Output(#[from] OutputError),
 }
 
+impl ExportError {
+    /// Whether the model has no form in the other format, so that nothing but another model helps.
+    pub fn is_of_model(&self) -> bool {
+        use ExportError::*;
+        matches!(
+            self,
+            Unsupported { .. }
+                | MissingKey { .. }
+                | BadValue { .. }
+                | MissingTensor { .. }
+                | Shape { .. }
+                | NoPlace { .. }
+                | Tokenizer(_)
+                | Gguf(_)
+        )
+    }
+}
+
 impl From<ReadError> for ExportError {
     fn from(error: ReadError) -> ExportError {
         ExportError::Output(error.into())

@@ -7,7 +7,7 @@
 
 mod name;
 
-use crate::identity::ModelRecord;
+use crate::identity::{FileRecord, ModelRecord};
 use crate::staged::write_whole;
 pub use name::{MapName, NameError};
 use serde::{Deserialize, Serialize};
@@ -59,6 +59,11 @@ pub enum Link {
     HfFolder {
         /// The folder.
         path: PathBuf,
+    },
+    /// A copy in shards.
+    Shards {
+        /// Its files as they were made.
+        files: Vec<FileRecord>,
     },
 }
 
@@ -346,6 +351,10 @@ impl std::fmt::Display for Link {
         match self {
             Link::Ollama { store, name } => write!(f, "{name} in Ollama's store {}", store.display()),
             Link::HfFolder { path } => write!(f, "the Hugging Face folder {}", path.display()),
+            Link::Shards { files } => match files.first() {
+                Some(first) => write!(f, "{} shards from {} on", files.len(), first.path.display()),
+                None => f.write_str("no shards"),
+            },
         }
     }
 }
