@@ -14,9 +14,9 @@ const DISK_PROBE_TIME: Duration = Duration::from_secs(1);
 
 pub(crate) fn main(args: &PlanArgs) -> anyhow::Result<()> {
     let path = locate::model(&args.model)?;
-    let floor = Engine::floor(&path, &run::options(&args.limits, args.ctx))?;
     let engine = run::open(&path, &args.limits, args.ctx)?;
     report::kv_notes(&engine, &args.limits);
+    let floor = engine.smallest_ledger();
     let memory = engine.probe_memory();
     let disk = disk(&engine, args.probe)?;
     let traffic = engine.traffic();
@@ -34,7 +34,7 @@ pub(crate) fn main(args: &PlanArgs) -> anyhow::Result<()> {
             "kv_type": engine.kv_type().to_string(),
             "kv_resident_tokens": report::kv_resident_tokens(&engine),
             "ledger": as_json(engine.ledger()),
-            "floor": as_json(&floor),
+            "floor": as_json(floor),
             "pinned_bytes": engine.placement().map_or(0, |placement| placement.pinned_bytes),
             "weight_bytes_per_token": traffic.touched_bytes,
             "streamed_bytes_per_token": traffic.read_bytes(hit_rate) as u64,
@@ -48,7 +48,7 @@ pub(crate) fn main(args: &PlanArgs) -> anyhow::Result<()> {
             })).collect::<Vec<_>>()),
         }));
     }
-    out.line(&table("floor", &floor))?;
+    out.line(&table("floor", floor))?;
     out.line(&table("plan", engine.ledger()))?;
     out.line(&format!("  {:<34} {:>12}", "budget", Size(engine.budget_bytes()).to_string()))?;
     out.line(&format!(

@@ -23,7 +23,7 @@ pub struct OpenOptions {
     pub memory_bytes: Option<u64>,
     /// Threads of a pass. By default one for each core that this process may use.
     pub threads: Option<usize>,
-    /// Positions of each session. By default up to 4096.
+    /// Positions of each session. By default up to 4096; with `kv_spill`, as many as the model was trained for.
     pub ctx_len: Option<usize>,
     /// Kernels to use. By default the best that this machine runs, or what the `RAWRZ_ISA` environment variable
     /// names.
@@ -33,8 +33,8 @@ pub struct OpenOptions {
     /// How KV caches hold keys and values. By default f16, and q8_0 where the context in `ctx_len` fits in no
     /// other way.
     pub kv_type: Option<KvType>,
-    /// A folder for what the budget has no room for of the KV cache of the context in `ctx_len`. Each session has a file
-    /// there that has no name and is gone when the session ends.
+    /// A folder for what the budget has no room for of the KV cache of the context in `ctx_len`, or of all positions that
+    /// the model was trained for. Each session has a file there that has no name and is gone when the session ends.
     pub kv_spill: Option<PathBuf>,
 }
 
@@ -56,6 +56,8 @@ pub struct Engine {
     device: Option<u64>,
     budget: Budget,
     ledger: Ledger,
+    /// What the smallest budget that works is made of.
+    floor: Ledger,
     /// KV caches of all sessions now.
     kv_in_use: AtomicU64,
     load_time: Duration,
@@ -146,8 +148,9 @@ impl Engine {
         let n_threads = n_threads(options)?;
         let budget_bytes = budget_bytes(options);
         let planner = Planner::new(&shards, &model, n_threads, budget_bytes, options);
-        // Refused, where it must be, before the tokenizer is built; planned again with what that takes.
-        planner.plan()?;
+        // Refused, where it must be, before the tokenizer is built.
+        let floor = planner.smallest()?;
+        floor.check(budget_bytes)?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let planner = planner.with_tokenizer(tokenizer.heap_bytes() as u64);
         let MemoryPlan { kv, batch_len, route, ledger } = planner.plan()?;
@@ -178,12 +181,13 @@ impl Engine {
             device,
             budget: Budget::new(budget_bytes),
             ledger,
+            floor,
             kv_in_use: AtomicU64::new(0),
             load_time: started.elapsed(),
         }))
     }
 
-    /// What the smallest budget that works is made of, for the model at `path` and all other options as they are.
+    /// [`Engine::smallest_ledger`] of the model at `path`, without opening it for running.
     pub fn floor(path: &Path, options: &OpenOptions) -> Result<Ledger, OpenError> {
         let files = ModelFiles::open(path)?;
         let model = Model::bind(&files.shards, &files.source)?;
@@ -343,6 +347,11 @@ impl Engine {
     /// What a run with one session uses, by kind, as it was checked against the budget.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// What the smallest budget that works is made of, with all other options as they are.
+    pub fn smallest_ledger(&self) -> &Ledger {
+        &self.floor
     }
 
     /// How long opening took.

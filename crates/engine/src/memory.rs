@@ -19,13 +19,18 @@ const THREAD_BYTES: u64 = 256 << 10;
 /// peak of a run less all other entries of the ledger, rounded up.
 const PROGRAM_BYTES: u64 = 16 << 20;
 
+/// What tokenizing a prompt takes for each of its tokens: its text, and symbols in which byte pairs are merged. Measured
+/// with long texts: 35.
+const PROMPT_BYTES_PER_TOKEN: u64 = 40;
+
 /// Names of ledger lines that are looked up again.
 pub(crate) const KV_CACHE: &str = "KV cache";
 pub(crate) const MAPPED_WEIGHTS: &str = "weights (mapped)";
 
 /// The ring, best first: memory of a buffer, and how many: four are being read into, some wait to be used, a quarter
-/// is in use. Measured: reads of 1 or 2 MiB reach the disk's full speed, and more buffers gain nothing.
-const RINGS: [(u64, usize); 4] = [(2 << 20, 12), (1 << 20, 16), (512 << 10, 16), (256 << 10, 16)];
+/// is in use. Measured (docs/streaming.md): reads of 1 MiB are faster than longer and shorter ones, and more buffers
+/// gain nothing.
+const RINGS: [(u64, usize); 3] = [(1 << 20, 16), (512 << 10, 16), (256 << 10, 16)];
 
 /// When weights are streamed, neither the ring nor scratch for long batches nor a context that nobody asked for takes
 /// more than this part of the budget: what they take is streamed again for every token.
@@ -140,7 +145,7 @@ impl<'a> Planner<'a> {
 
     /// What caches may hold, best first: less than f16 only for a context that was asked for.
     fn kv_types(&self) -> Vec<KvType> {
-        let spare = self.options.ctx_len.map(|_| KvType::Q8_0);
+        let spare = self.asked_context().map(|_| KvType::Q8_0);
         let fits = |ty: &KvType| self.model.check_kv_type(*ty).is_ok();
         match self.options.kv_type {
             Some(ty) => vec![ty],
@@ -155,7 +160,7 @@ impl<'a> Planner<'a> {
     /// The cache of the context that was asked for, with as much of it in `budget_bytes` as fits, at least what works;
     /// `None` when there is no place for the rest.
     fn spilled_kv(&self, ty: KvType, batch_len: usize, budget_bytes: u64) -> Option<KvForm> {
-        let (context_len, _) = self.options.ctx_len.zip(self.options.kv_spill.as_ref())?;
+        let context_len = self.options.kv_spill.as_ref().and(self.asked_context())?;
         let spill = self.model.plan_spill(ty, context_len, batch_len, budget_bytes);
         Some(KvForm { context_len, ty, spill: Some(spill), bytes: spill.bytes })
     }
@@ -176,10 +181,16 @@ impl<'a> Planner<'a> {
         Ok(if is_less { mapped } else { streamed_floor })
     }
 
+    /// The context that the user wants; with a place for what does not fit, all that the model was trained for.
+    fn asked_context(&self) -> Option<usize> {
+        let trained = || self.model.config().context_len;
+        self.options.ctx_len.or_else(|| self.options.kv_spill.as_ref().map(|_| trained()))
+    }
+
     /// Context lengths to try, longest first.
     fn contexts(&self) -> Result<Vec<usize>, OpenError> {
         let trained = self.model.config().context_len;
-        match self.options.ctx_len {
+        match self.asked_context() {
             Some(0) => Err(OpenError::Option { problem: "a context of 0 tokens is empty".to_owned() }),
             Some(n) if n > trained => {
                 let problem = format!(
@@ -197,6 +208,7 @@ impl<'a> Planner<'a> {
         ledger.add(KV_CACHE, kv.bytes);
         ledger.add("scratch", self.model.scratch_bytes(self.n_threads, batch_len));
         ledger.add("tokenizer", self.tokenizer_bytes);
+        ledger.add("prompt", kv.context_len as u64 * PROMPT_BYTES_PER_TOKEN);
         ledger.add("threads", self.n_threads as u64 * THREAD_BYTES);
         ledger.add("program", PROGRAM_BYTES);
     }

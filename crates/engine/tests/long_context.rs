@@ -202,6 +202,16 @@ fn a_context_that_does_not_fit_as_f16_is_held_as_q8_0_unless_a_type_was_chosen()
     assert_eq!(Engine::open(&model(), &options).unwrap().kv_type(), KvType::F16);
 }
 
+#[test]
+fn with_a_folder_and_no_context_asked_for_it_is_the_models_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = OpenOptions { ctx_len: None, ..options(1, 2) };
+    assert_eq!(Engine::open(&model(), &options).unwrap().context_len(), 4096);
+    let engine = open_spilled(folder.path(), options, 0);
+    assert_eq!(engine.context_len(), 262_144);
+    Session::new(&engine).unwrap().sync(&tokens(700), &Cancel::default()).unwrap();
+}
+
 /// The whole context; minutes. `benches/long-context` does the same through the program, under a memory limit.
 #[test]
 #[ignore = "takes minutes: cargo test --release -p rawrz-engine --test long_context -- --ignored --nocapture"]

@@ -35,6 +35,7 @@ mod lease;
 mod mapped;
 #[allow(unsafe_code)]
 pub mod os;
+mod readers;
 mod scan;
 mod source;
 mod spill;

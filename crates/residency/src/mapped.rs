@@ -6,6 +6,7 @@ use crate::lease::{Health, Lease};
 use crate::os;
 use crate::source::{Arrived, Planned, ReadError, Source};
 use memmap2::Mmap;
+use std::collections::HashSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -129,6 +130,8 @@ struct ReadAhead {
 pub struct MappedSource {
     files: Vec<Vec<Arc<MappedPart>>>,
     read_ahead: Mutex<ReadAhead>,
+    /// Alternatives of choices that the system was told of, by their first ranges.
+    advised: Mutex<HashSet<Extent>>,
 }
 
 impl MappedSource {
@@ -138,7 +141,7 @@ impl MappedSource {
             .into_iter()
             .map(|file| file.parts.into_iter().map(|p| MappedPart::open(p).map(Arc::new)).collect())
             .collect::<Result<_, _>>()?;
-        Ok(MappedSource { files, read_ahead: Mutex::default() })
+        Ok(MappedSource { files, read_ahead: Mutex::default(), advised: Mutex::default() })
     }
 
     /// Tells the system that the files will be read as a whole, through the map.
@@ -208,6 +211,13 @@ impl MappedSource {
         }
     }
 
+    /// Tells the system that `extent` will be read.
+    fn advise(&self, extent: Extent) {
+        for (part, range) in self.parts(extent).into_iter().flat_map(|parts| pieces(parts, extent)) {
+            os::advise_will_need(&part.map, range.start, range.len());
+        }
+    }
+
     /// Tells the system what a first pass will read next. Later passes find it in the page cache.
     fn advise_ahead(&self, extent: Extent) {
         let mut state = self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner);
@@ -229,11 +239,7 @@ impl MappedSource {
         }
         while state.advised < state.extents.len() && state.ahead_bytes < READ_AHEAD_BYTES {
             let ahead = state.extents[state.advised];
-            if let Ok(parts) = self.parts(ahead) {
-                for (part, range) in pieces(parts, ahead) {
-                    os::advise_will_need(&part.map, range.start, range.len());
-                }
-            }
+            self.advise(ahead);
             state.ahead_bytes += ahead.len;
             state.advised += 1;
         }
@@ -302,6 +308,16 @@ impl Source for MappedSource {
             part.health.check()?;
         }
         Ok(lease)
+    }
+
+    fn request(&self, wanted: &[&[Extent]]) -> Result<usize, ReadError> {
+        // Once for each: afterwards it is in the page cache, as far as memory allows, and the call would be for nothing.
+        let mut advised = self.advised.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_new = |ranges: &&&[Extent]| ranges.first().is_some_and(|first| advised.insert(*first));
+        for ranges in wanted.iter().filter(is_new) {
+            ranges.iter().for_each(|range| self.advise(*range));
+        }
+        Ok(wanted.len())
     }
 
     fn take_ready(&self, wanted: &[&[Extent]]) -> Result<Option<Arrived<'_>>, ReadError> {
@@ -394,6 +410,21 @@ mod tests {
         }
         source.end_pass().unwrap();
         assert!(source.read_ahead.lock().unwrap().finished);
+    }
+
+    #[test]
+    fn alternatives_are_advised_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, _) = source(dir.path(), &[&[7; 4096], &[8; 4096]]);
+        let experts = [[extent(0, 100), extent(4000, 200)], [extent(100, 100), extent(5000, 200)]];
+        let wanted: Vec<&[Extent]> = experts.iter().map(|ranges| &ranges[..]).collect();
+        for n in [1, 2, 2] {
+            assert_eq!(source.request(&wanted[..n]).unwrap(), n);
+            assert_eq!(source.advised.lock().unwrap().len(), n);
+        }
+        let arrived = source.take_any(&wanted).unwrap();
+        assert_eq!((arrived.index, arrived.leases.len()), (0, 2));
+        assert_eq!(arrived.leases[1][..], [[7; 96].as_slice(), &[8; 104]].concat());
     }
 
     #[cfg(unix)]

@@ -22,13 +22,12 @@ pub use file::ScratchFile;
 
 use crate::blocks::{ALIGNMENT, N_READERS, READER_BYTES, ReadFailure, read_until};
 use crate::buffer::Buffer;
+use crate::readers::{Desk, Readers};
 use ring::{Job, Ring};
 use std::io;
 use std::ops::{Deref, Range};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use thiserror::Error;
 
 /// Why pages could not be put away or had back.
@@ -98,21 +97,12 @@ impl<S: Storage + ?Sized> Storage for Arc<S> {
 }
 
 struct Shared {
-    ring: Mutex<Ring>,
-    /// Readers wait here for something to do.
-    work: Condvar,
-    /// Leases wait here for pages.
-    arrived: Condvar,
+    desk: Desk<Ring>,
     storage: Box<dyn Storage>,
     page_bytes: usize,
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Ring> {
-        // Every change of the ring is whole before something can panic.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn offset(&self, page: u64) -> u64 {
         page * self.page_bytes as u64
     }
@@ -125,33 +115,13 @@ impl Shared {
             ReadFailure::Short(got) => SpillError::Short { offset, wanted, got },
         })
     }
-
-    fn reader(&self) {
-        let mut ring = self.lock();
-        while !ring.stop {
-            let Some(Job { page, id, mut buffer }) = ring.next_job() else {
-                ring = self.work.wait(ring).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            drop(ring);
-            let read = || self.read(page, buffer.bytes_mut());
-            // A reader that died without a word would leave a lease waiting for good.
-            let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-                let source = io::Error::other("the reader panicked");
-                Err(SpillError::Read { offset: self.offset(page), source })
-            });
-            ring = self.lock();
-            ring.complete(id, buffer, result);
-            self.arrived.notify_all();
-        }
-    }
 }
 
 /// Pages of one length in a [`Storage`], with a ring of buffers for those that are read back.
 pub struct Spill {
     shared: Arc<Shared>,
     n_buffers: usize,
-    readers: Vec<JoinHandle<()>>,
+    readers: Readers,
 }
 
 impl Spill {
@@ -160,18 +130,21 @@ impl Spill {
         assert!(page_bytes.is_multiple_of(ALIGNMENT as usize) && n_buffers >= 2);
         let system = |source| SpillError::System { source };
         let free = (0..n_buffers).map(|_| Buffer::new(page_bytes as u64)).collect::<Result<_, _>>();
-        let shared = Arc::new(Shared {
-            ring: Mutex::new(Ring::new(free.map_err(system)?)),
-            work: Condvar::new(),
-            arrived: Condvar::new(),
-            storage,
-            page_bytes,
-        });
-        let mut spill = Spill { shared: Arc::clone(&shared), n_buffers, readers: Vec::new() };
-        for number in 0..N_READERS {
+        let shared =
+            Arc::new(Shared { desk: Desk::new(Ring::new(free.map_err(system)?)), storage, page_bytes });
+        let mut spill = Spill { shared: Arc::clone(&shared), n_buffers, readers: Readers::default() };
+        for _ in 0..N_READERS {
             let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new().name(format!("rawrz-page-{number}"));
-            spill.readers.push(thread.spawn(move || shared.reader()).map_err(system)?);
+            let serve = move || {
+                // A page is at the start of its buffer.
+                let read = |job: &mut Job| shared.read(job.page, job.buffer.bytes_mut()).map(|()| 0);
+                let panicked = |job: &Job, source| {
+                    let offset = shared.offset(job.page);
+                    SpillError::Read { offset, source }
+                };
+                shared.desk.serve(read, panicked);
+            };
+            spill.readers.start("rawrz-page", serve).map_err(system)?;
         }
         Ok(spill)
     }
@@ -205,7 +178,7 @@ impl Spill {
             }
         }
         // Last, so that reads that began meanwhile are forgotten too.
-        self.shared.lock().forget(page);
+        self.shared.desk.lock().forget(page);
         Ok(())
     }
 
@@ -218,8 +191,8 @@ impl Spill {
     /// Says in which order pages will be leased from now on: those of each run in order, then those of the next,
     /// and from the start again. What was read ahead is kept as far as it is wanted first.
     pub fn expect(&self, runs: Vec<Range<u64>>) {
-        self.shared.lock().expect(runs);
-        self.shared.work.notify_all();
+        self.shared.desk.lock().expect(runs);
+        self.shared.desk.call_all();
     }
 
     /// Waits for a page that was written before.
@@ -227,14 +200,13 @@ impl Spill {
     /// # Panics
     /// When all buffers are leased already.
     pub fn lease(&self, page: u64) -> Result<SpilledPage<'_>, SpillError> {
-        let mut ring = self.shared.lock();
+        let mut ring = self.shared.desk.lock();
         loop {
             if let Some(taken) = ring.take(page) {
                 let buffer = Some(taken?);
                 return Ok(SpilledPage { buffer, shared: &self.shared });
             }
-            self.shared.work.notify_all();
-            ring = self.shared.arrived.wait(ring).unwrap_or_else(PoisonError::into_inner);
+            ring = self.shared.desk.wait(ring);
         }
     }
 }
@@ -251,11 +223,7 @@ impl std::fmt::Debug for Spill {
 
 impl Drop for Spill {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.work.notify_all();
-        for reader in self.readers.drain(..) {
-            let _ = reader.join();
-        }
+        self.shared.desk.stop();
     }
 }
 
@@ -277,8 +245,8 @@ impl Deref for SpilledPage<'_> {
 impl Drop for SpilledPage<'_> {
     fn drop(&mut self) {
         if let Some(buffer) = self.buffer.take() {
-            self.shared.lock().give_back(buffer);
-            self.shared.work.notify_one();
+            self.shared.desk.lock().give_back(buffer);
+            self.shared.desk.call_one();
         }
     }
 }

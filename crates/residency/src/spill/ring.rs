@@ -2,6 +2,7 @@
 
 use super::SpillError;
 use crate::buffer::Buffer;
+use crate::readers::Jobs;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -9,7 +10,7 @@ use std::ops::Range;
 pub(super) struct Job {
     pub(super) page: u64,
     /// Of this read, whatever else is read of the page.
-    pub(super) id: u64,
+    id: u64,
     pub(super) buffer: Buffer,
 }
 
@@ -32,26 +33,13 @@ pub(super) struct Ring {
     n_leased: usize,
     next_id: u64,
     n_buffers: usize,
-    pub(super) stop: bool,
 }
 
-impl Ring {
-    pub(super) fn new(free: Vec<Buffer>) -> Ring {
-        Ring {
-            runs: Vec::new(),
-            cursor: None,
-            queue: VecDeque::new(),
-            demand: None,
-            n_buffers: free.len(),
-            free,
-            n_leased: 0,
-            next_id: 0,
-            stop: false,
-        }
-    }
+impl Jobs for Ring {
+    type Job = Job;
+    type Error = SpillError;
 
-    /// What a reader should do next; nothing when no buffer is free or nothing is wanted.
-    pub(super) fn next_job(&mut self) -> Option<Job> {
+    fn next_job(&mut self) -> Option<Job> {
         let (page, is_demand) = match (self.demand, self.cursor) {
             (Some(page), _) => (page, true),
             // A round shorter than the ring is not read twice over.
@@ -70,6 +58,34 @@ impl Ring {
         self.next_id += 1;
         self.queue.push_back((page, id, Entry::Reading));
         Some(Job { page, id, buffer })
+    }
+
+    /// A read that was forgotten meanwhile leaves only its buffer.
+    fn complete(&mut self, job: Job, result: Result<usize, SpillError>) {
+        let Job { id, buffer, .. } = job;
+        match (self.queue.iter_mut().find(|(_, queued, _)| *queued == id), result) {
+            (Some((.., entry)), Ok(_)) => *entry = Entry::Ready(buffer),
+            (Some((.., entry)), Err(error)) => {
+                *entry = Entry::Failed(error);
+                self.free.push(buffer);
+            }
+            (None, _) => self.free.push(buffer),
+        }
+    }
+}
+
+impl Ring {
+    pub(super) fn new(free: Vec<Buffer>) -> Ring {
+        Ring {
+            runs: Vec::new(),
+            cursor: None,
+            queue: VecDeque::new(),
+            demand: None,
+            n_buffers: free.len(),
+            free,
+            n_leased: 0,
+            next_id: 0,
+        }
     }
 
     fn is_queued(&self, page: u64) -> bool {
@@ -97,18 +113,6 @@ impl Ring {
                 self.runs.first().map(|run| (0, run.start))
             }
         };
-    }
-
-    /// Takes in what a reader has done. A read that was forgotten meanwhile leaves only its buffer.
-    pub(super) fn complete(&mut self, id: u64, buffer: Buffer, result: Result<(), SpillError>) {
-        match (self.queue.iter_mut().find(|(_, queued, _)| *queued == id), result) {
-            (Some((.., entry)), Ok(())) => *entry = Entry::Ready(buffer),
-            (Some((.., entry)), Err(error)) => {
-                *entry = Entry::Failed(error);
-                self.free.push(buffer);
-            }
-            (None, _) => self.free.push(buffer),
-        }
     }
 
     /// The buffer of `page`, or why there is none; nothing while it is being read. Pages that were to come before

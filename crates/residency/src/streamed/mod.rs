@@ -29,16 +29,14 @@ use crate::extent::Extent;
 use crate::file::OpenError;
 use crate::lease::Lease;
 use crate::mapped::MappedSource;
+use crate::readers::{Desk, Readers};
 use crate::source::{Arrived, PassPlan, Planned, ReadError, Source};
 use alternatives::Alternatives;
 use pieces::Piece;
-use state::{Copies, Filled, PieceState, State};
+use state::{Copies, Filled, Job, PieceState, State};
 use std::collections::HashMap;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Ranges outside the plan that are read at the same time.
@@ -162,11 +160,7 @@ impl StreamStats {
 }
 
 struct Shared {
-    state: Mutex<State>,
-    /// Readers wait here for something to do.
-    work: Condvar,
-    /// The computation waits here for bytes.
-    arrived: Condvar,
+    desk: Desk<State>,
     blocks: Box<dyn Blocks>,
     bytes_read: AtomicU64,
     stalled_nanos: AtomicU64,
@@ -175,43 +169,21 @@ struct Shared {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Every change of the state is whole before something can panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.desk.lock()
     }
 
     /// Waits for a reader to bring something.
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        self.work.notify_all();
         let started = Instant::now();
-        let state = self.arrived.wait(state).unwrap_or_else(PoisonError::into_inner);
+        let state = self.desk.wait(state);
         self.stalled_nanos.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
         state
     }
 
-    fn reader(&self, number: usize) {
-        let mut state = self.lock();
-        loop {
-            if state.stop {
-                return;
-            }
-            let Some(mut job) = state.next_job() else {
-                state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
-                continue;
-            };
-            drop(state);
-            let read = || self.blocks.read(number, job.extent, job.buffer.bytes_mut());
-            // A reader that died without a word would leave the computation waiting for good.
-            let result = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
-                let source = io::Error::other("the reader panicked");
-                Err(state::out_of_memory(job.extent, source))
-            });
-            if result.is_ok() {
-                self.bytes_read.fetch_add(job.extent.len, Ordering::Relaxed);
-            }
-            state = self.lock();
-            state.complete(job, result);
-            self.arrived.notify_all();
-        }
+    fn read(&self, reader: usize, job: &mut Job) -> Result<usize, ReadError> {
+        let head = self.blocks.read(reader, job.extent, job.buffer.bytes_mut())?;
+        self.bytes_read.fetch_add(job.extent.len, Ordering::Relaxed);
+        Ok(head)
     }
 }
 
@@ -257,7 +229,7 @@ impl Drop for Owned<'_> {
                 state.states[*piece] = PieceState::Empty;
                 state.free.extend(filled.take().map(|filled| filled.buffer));
                 drop(state);
-                shared.work.notify_one();
+                shared.desk.call_one();
             }
             Holding::Alternative { item, shared, .. } => shared.lock().alternatives.release(*item),
         }
@@ -275,7 +247,7 @@ pub struct StreamedSource {
     reads: Vec<Planned>,
     max_held_bytes: u64,
     placement: Mutex<Placement>,
-    readers: Vec<JoinHandle<()>>,
+    readers: Readers,
 }
 
 impl StreamedSource {
@@ -327,12 +299,9 @@ impl StreamedSource {
             n_reading: 0,
             alternatives: Alternatives::new(plan, options.cache_bytes, options.eviction),
             copies: Copies::default(),
-            stop: false,
         };
         let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            work: Condvar::new(),
-            arrived: Condvar::new(),
+            desk: Desk::new(state),
             blocks,
             bytes_read: AtomicU64::new(0),
             stalled_nanos: AtomicU64::new(0),
@@ -346,12 +315,13 @@ impl StreamedSource {
             // The other half is being read while this one is computed.
             max_held_bytes: buffer_bytes * (n_buffers as u64 / 4),
             placement: Mutex::new(placement),
-            readers: Vec::new(),
+            readers: Readers::default(),
         };
         for number in 0..options.n_readers.max(1) {
             let shared = Arc::clone(&shared);
-            let thread = std::thread::Builder::new().name(format!("rawrz-read-{number}"));
-            source.readers.push(thread.spawn(move || shared.reader(number)).map_err(memory)?);
+            let panicked = |job: &Job, source| state::out_of_memory(job.extent, source);
+            let serve = move || shared.desk.serve(|job| shared.read(number, job), panicked);
+            source.readers.start("rawrz-read", serve).map_err(memory)?;
         }
         Ok(source)
     }
@@ -485,7 +455,7 @@ impl Source for StreamedSource {
         state.next = 0;
         state.limit = self.first_pieces[reads.len()];
         drop(state);
-        self.shared.work.notify_all();
+        self.shared.desk.call_all();
         Ok(())
     }
 
@@ -569,7 +539,7 @@ impl Source for StreamedSource {
 
     fn request(&self, wanted: &[&[Extent]]) -> Result<usize, ReadError> {
         let result = self.shared.lock().alternatives.request(wanted);
-        self.shared.work.notify_all();
+        self.shared.desk.call_all();
         result
     }
 
@@ -595,11 +565,6 @@ impl Source for StreamedSource {
 
 impl Drop for StreamedSource {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.work.notify_all();
-        for reader in self.readers.drain(..) {
-            // A reader catches what panics in it.
-            let _ = reader.join();
-        }
+        self.shared.desk.stop();
     }
 }

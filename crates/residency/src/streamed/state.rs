@@ -6,6 +6,7 @@ use super::pieces::Piece;
 use crate::blocks::padded_len;
 use crate::buffer::Buffer;
 use crate::extent::Extent;
+use crate::readers::Jobs;
 use crate::source::ReadError;
 use std::collections::VecDeque;
 use std::io;
@@ -85,12 +86,13 @@ pub(crate) struct State {
     pub(crate) n_reading: usize,
     pub(crate) alternatives: Alternatives,
     pub(crate) copies: Copies,
-    pub(crate) stop: bool,
 }
 
-impl State {
-    /// What a reader should do next; nothing when all that is wanted is under way, or no buffer is free.
-    pub(crate) fn next_job(&mut self) -> Option<Job> {
+impl Jobs for State {
+    type Job = Job;
+    type Error = ReadError;
+
+    fn next_job(&mut self) -> Option<Job> {
         if let Some(job) = self.alternatives.next_job() {
             return Some(job);
         }
@@ -109,6 +111,36 @@ impl State {
         self.next_piece()
     }
 
+    fn complete(&mut self, job: Job, result: Result<usize, ReadError>) {
+        let Job { extent, buffer, target } = job;
+        let len = extent.len as usize;
+        match target {
+            Target::Piece(index) => {
+                let is_pinned = self.pieces[index].is_pinned;
+                self.n_reading -= usize::from(!is_pinned);
+                self.states[index] = match result {
+                    Ok(head) if is_pinned => PieceState::Pinned(Arc::new(Filled { buffer, head, len })),
+                    Ok(head) => PieceState::Ready(Filled { buffer, head, len }),
+                    Err(error) => {
+                        if !is_pinned {
+                            self.free.push(buffer);
+                        }
+                        PieceState::Failed(error)
+                    }
+                };
+            }
+            Target::Alternative { item, range } => {
+                self.alternatives.complete(item, range, buffer, len, result);
+            }
+            Target::Copy(index) => {
+                self.copies.n_reading -= 1;
+                self.copies.done[index] = Some(result.map(|head| Filled { buffer, head, len }));
+            }
+        }
+    }
+}
+
+impl State {
     fn next_piece(&mut self) -> Option<Job> {
         for _ in 0..self.limit {
             let index = self.cursor % self.limit;
@@ -175,35 +207,6 @@ impl State {
                 && let PieceState::Ready(filled) = std::mem::replace(state, PieceState::Empty)
             {
                 self.free.push(filled.buffer);
-            }
-        }
-    }
-
-    /// Takes in what a reader has done.
-    pub(crate) fn complete(&mut self, job: Job, result: Result<usize, ReadError>) {
-        let Job { extent, buffer, target } = job;
-        let len = extent.len as usize;
-        match target {
-            Target::Piece(index) => {
-                let is_pinned = self.pieces[index].is_pinned;
-                self.n_reading -= usize::from(!is_pinned);
-                self.states[index] = match result {
-                    Ok(head) if is_pinned => PieceState::Pinned(Arc::new(Filled { buffer, head, len })),
-                    Ok(head) => PieceState::Ready(Filled { buffer, head, len }),
-                    Err(error) => {
-                        if !is_pinned {
-                            self.free.push(buffer);
-                        }
-                        PieceState::Failed(error)
-                    }
-                };
-            }
-            Target::Alternative { item, range } => {
-                self.alternatives.complete(item, range, buffer, len, result);
-            }
-            Target::Copy(index) => {
-                self.copies.n_reading -= 1;
-                self.copies.done[index] = Some(result.map(|head| Filled { buffer, head, len }));
             }
         }
     }

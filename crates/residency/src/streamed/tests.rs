@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::source::Choice;
+use std::io;
 use std::sync::atomic::AtomicUsize;
 
 /// What the disk does to one read.
@@ -11,6 +12,8 @@ enum Trouble {
     Short,
     Panic,
     Slow,
+    /// The device is not there any more: this read and all after it fail.
+    Gone,
 }
 
 /// A file whose bytes are known, and trouble for one read of it.
@@ -24,7 +27,13 @@ struct FakeBlocks {
 impl Blocks for FakeBlocks {
     fn read(&self, _reader: usize, extent: Extent, buffer: &mut [u8]) -> Result<usize, ReadError> {
         let number = self.n_reads.fetch_add(1, Ordering::Relaxed);
-        let trouble = self.trouble.lock().unwrap().take_if(|(at, _)| number >= *at).map(|(_, t)| t);
+        let strikes = |(at, trouble): &mut (usize, Trouble)| number >= *at && *trouble != Trouble::Gone;
+        let mut slot = self.trouble.lock().unwrap();
+        let trouble = match *slot {
+            Some((at, Trouble::Gone)) if number >= at => Some(Trouble::Gone),
+            _ => slot.take_if(strikes).map(|(_, trouble)| trouble),
+        };
+        drop(slot);
         let path = || "fake".into();
         match trouble {
             Some(Trouble::Io) => {
@@ -34,6 +43,10 @@ impl Blocks for FakeBlocks {
             Some(Trouble::Short) => {
                 let (wanted, got) = (extent.len, extent.len / 2);
                 return Err(ReadError::Short { path: path(), offset: extent.offset, wanted, got });
+            }
+            Some(Trouble::Gone) => {
+                let source = io::Error::new(io::ErrorKind::NotFound, "no such device");
+                return Err(ReadError::Io { path: path(), offset: extent.offset, source });
             }
             Some(Trouble::Panic) => panic!("a reader fell over"),
             Some(Trouble::Slow) => std::thread::sleep(Duration::from_millis(30)),
@@ -269,6 +282,30 @@ fn any_trouble_at_any_moment_is_an_error_of_its_pass() {
         }
     }
     assert!(n_failed > 3 * n_moments / 14, "{n_failed} of {n_moments}");
+}
+
+#[test]
+fn a_device_that_is_gone_fails_every_pass_until_it_is_back_and_nothing_hangs() {
+    let n_moments = {
+        let count = bench(options(400_000, 4, 3 * ALTERNATIVE_MEMORY));
+        count.pass(12, 3).unwrap();
+        count.n_reads.load(Ordering::Relaxed)
+    };
+    for moment in (0..n_moments).step_by(11) {
+        let bench = bench(options(400_000, 4, 3 * ALTERNATIVE_MEMORY));
+        bench.trouble.lock().unwrap().replace((moment, Trouble::Gone));
+        // A pass that had all its bytes before may go through; none after it does.
+        let first = bench.pass(12, 3);
+        let errors = first.err().into_iter().chain((4..6).map(|token| bench.pass(12, token).unwrap_err()));
+        for error in errors {
+            assert!(matches!(error, ReadError::Io { .. }), "{error}");
+        }
+        bench.trouble.lock().unwrap().take();
+        // What was read ahead meanwhile failed too, and is told once for each piece.
+        let is_back = (0..bench.source.index.len()).any(|_| bench.pass(12, 3).is_ok());
+        assert!(is_back, "moment {moment}");
+        bench.pass(12, 4).unwrap();
+    }
 }
 
 #[test]

@@ -1,0 +1,116 @@
+//! Reader threads: they take jobs from what lies behind one lock, do them without it, and wake those who wait for what
+//! they bring.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+/// What readers work on, behind the lock of a [`Desk`].
+pub(crate) trait Jobs {
+    type Job;
+    type Error;
+
+    /// What a reader should do next; nothing when all that is wanted is under way, or there is no memory for it.
+    fn next_job(&mut self) -> Option<Self::Job>;
+
+    /// Takes in what a reader has done: where in its memory the bytes start, or why there are none.
+    fn complete(&mut self, job: Self::Job, result: Result<usize, Self::Error>);
+}
+
+/// Where readers get their jobs.
+pub(crate) struct Desk<J> {
+    jobs: Mutex<J>,
+    /// Set with the lock held.
+    stop: AtomicBool,
+    /// Readers wait here for something to do.
+    work: Condvar,
+    /// Others wait here for what readers bring.
+    arrived: Condvar,
+}
+
+impl<J: Jobs> Desk<J> {
+    pub(crate) fn new(jobs: J) -> Desk<J> {
+        let (work, arrived) = (Condvar::new(), Condvar::new());
+        Desk { jobs: Mutex::new(jobs), stop: AtomicBool::new(false), work, arrived }
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, J> {
+        // Every change of the jobs is whole before something can panic.
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// There may be something to do for one reader.
+    pub(crate) fn call_one(&self) {
+        self.work.notify_one();
+    }
+
+    /// There may be something to do for all readers.
+    pub(crate) fn call_all(&self) {
+        self.work.notify_all();
+    }
+
+    /// Waits for a reader to bring something.
+    pub(crate) fn wait<'a>(&self, jobs: MutexGuard<'a, J>) -> MutexGuard<'a, J> {
+        self.work.notify_all();
+        self.arrived.wait(jobs).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a reader does until it is told to stop: job after job, each by `read`; where that panics, `panicked` makes
+    /// an error of it.
+    pub(crate) fn serve(
+        &self,
+        read: impl Fn(&mut J::Job) -> Result<usize, J::Error>,
+        panicked: impl Fn(&J::Job, io::Error) -> J::Error,
+    ) {
+        let mut jobs = self.lock();
+        while !self.stop.load(Ordering::Relaxed) {
+            let Some(mut job) = jobs.next_job() else {
+                jobs = self.work.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            drop(jobs);
+            // A reader that died without a word would leave others waiting for good.
+            let result = catch_unwind(AssertUnwindSafe(|| read(&mut job)))
+                .unwrap_or_else(|_| Err(panicked(&job, io::Error::other("the reader panicked"))));
+            jobs = self.lock();
+            jobs.complete(job, result);
+            self.arrived.notify_all();
+        }
+    }
+
+    /// Readers end after the job that they are at.
+    pub(crate) fn stop(&self) {
+        let jobs = self.lock();
+        self.stop.store(true, Ordering::Relaxed);
+        drop(jobs);
+        self.work.notify_all();
+    }
+}
+
+/// The threads of a [`Desk`], which must be told to stop before they are dropped.
+#[derive(Default)]
+pub(crate) struct Readers(Vec<JoinHandle<()>>);
+
+impl Readers {
+    /// Starts one more.
+    pub(crate) fn start(&mut self, name: &str, serve: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let thread = std::thread::Builder::new().name(format!("{name}-{}", self.0.len()));
+        self.0.push(thread.spawn(serve)?);
+        Ok(())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        for reader in self.0.drain(..) {
+            // A reader catches what panics in it.
+            let _ = reader.join();
+        }
+    }
+}
