@@ -5,8 +5,9 @@ mod common;
 
 use rawrz_engine::{Cancel, Engine, GenerateOptions, OpenOptions, SamplerOptions, Session, generate};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Anonymous memory that a run of smollm2 may take beside its KV cache.
@@ -65,6 +66,7 @@ static NEXT_GROUP: AtomicUsize = AtomicUsize::new(0);
 struct MemoryGroup {
     path: PathBuf,
     join: PathBuf,
+    limit: &'static str,
     peak: &'static str,
 }
 
@@ -74,7 +76,7 @@ impl MemoryGroup {
         let name = format!("rawrz-test-{}-{number}", std::process::id());
         let v2 = Path::new("/sys/fs/cgroup");
         let controllers = fs::read_to_string(v2.join("cgroup.controllers")).unwrap_or_default();
-        let (parent, limit_file, join, peak) = if controllers.split_whitespace().any(|c| c == "memory") {
+        let (parent, limit_name, join, peak) = if controllers.split_whitespace().any(|c| c == "memory") {
             let _ = fs::write(v2.join("cgroup.subtree_control"), "+memory");
             (v2.to_path_buf(), "memory.max", "cgroup.procs", "memory.peak")
         } else {
@@ -82,10 +84,21 @@ impl MemoryGroup {
         };
         let path = parent.join(name);
         fs::create_dir(&path).ok()?;
-        let group = MemoryGroup { join: path.join(join), path, peak };
-        fs::write(group.path.join(limit_file), limit.to_string()).ok()?;
+        let group = MemoryGroup { join: path.join(join), path, limit: limit_name, peak };
+        group.set_limit(limit).ok()?;
         let _ = fs::write(group.path.join("memory.swap.max"), "0");
         Some(group)
+    }
+
+    fn set_limit(&self, limit: u64) -> std::io::Result<()> {
+        fs::write(self.path.join(self.limit), limit.to_string())
+    }
+
+    /// A command that joins the group before it becomes `program`, so that every page counts.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo $$ > \"$1\" && shift && exec \"$@\"", "sh"]).arg(&self.join).arg(program);
+        command
     }
 
     fn peak_bytes(&self) -> u64 {
@@ -113,12 +126,8 @@ fn run_in_group(model: &str, budget: u64) -> Option<(u64, serde_json::Value)> {
         return None;
     };
     fs::write("/proc/sys/vm/drop_caches", "1").unwrap();
-    // The shell joins the group before it becomes the program, so that every page counts.
-    let script = "echo $$ > \"$1\" && shift && exec \"$@\"";
-    let output = Command::new("sh")
-        .args(["-c", script, "sh"])
-        .arg(&group.join)
-        .arg(rawrz)
+    let output = group
+        .command(rawrz)
         .arg("run")
         .arg(&copy)
         .args(["-p", "Name three colours.", "-n", "16", "--temp", "0", "--ctx", "512", "--json"])
@@ -149,5 +158,53 @@ fn a_model_larger_than_the_budget_answers_as_it_does_in_memory() {
     for budget in [floor, 192 << 20] {
         let (_, answer) = run_in_group("qwen", budget).unwrap();
         assert_eq!(answer["tokens"], whole["tokens"]);
+    }
+}
+
+/// Runs qwen with `args` in a group of 1 GiB that is cut to `limit` when the first text came. `None` where we may not make
+/// or cut groups.
+fn run_while_cut(args: &[&str], limit: u64) -> Option<(Option<i32>, String, String)> {
+    let Some(group) = MemoryGroup::new(1 << 30) else {
+        println!("skipped: making a memory control group takes root");
+        return None;
+    };
+    let mut child = group
+        .command(env!("CARGO_BIN_EXE_rawrz"))
+        .arg("run")
+        .arg(common::model("qwen"))
+        .args(["--raw", "-p", "Once upon a time", "-n", "120", "--temp", "0", "--threads", "2"])
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    let mut text = vec![0];
+    stdout.read_exact(&mut text).unwrap();
+    // The kernel refuses what cannot be had by giving back pages of files.
+    let cut = group.set_limit(limit);
+    stdout.read_to_end(&mut text).unwrap();
+    let output = child.wait_with_output().unwrap();
+    if let Err(error) = cut {
+        println!("skipped: the group cannot be cut to {limit} bytes: {error}");
+        return None;
+    }
+    let text = String::from_utf8(text).unwrap();
+    Some((output.status.code(), text, String::from_utf8_lossy(&output.stderr).into_owned()))
+}
+
+#[test]
+fn a_group_that_is_cut_while_the_model_runs_changes_no_text_or_is_an_error() {
+    // Mapped weights are the page cache's: it gives back what the limit takes.
+    let Some((code, whole, _)) = run_while_cut(&["--ctx", "512"], 1 << 30) else { return };
+    assert_eq!(code, Some(0));
+    if let Some((code, text, stderr)) = run_while_cut(&["--ctx", "512"], 400 << 20) {
+        assert_eq!((code, text), (Some(0), whole.clone()), "{stderr}");
+    }
+    // A context of 32,768 tokens takes 384 MiB when it is filled, which the limit has no room for any more.
+    if let Some((code, text, stderr)) = run_while_cut(&["--ctx", "32768"], 300 << 20) {
+        assert_eq!(code, Some(1), "{stderr}");
+        assert!(whole.starts_with(text.trim_end()), "what came before is right: {text}");
+        assert!(stderr.contains("this process may use 300.0 MiB now, but the model needs"), "{stderr}");
     }
 }

@@ -125,8 +125,8 @@ pub(crate) struct Limits {
     /// How the KV cache holds keys and values [default: f16; q8_0 where the --ctx asked for fits in no other way]
     #[arg(long, value_enum)]
     pub(crate) kv_type: Option<KvType>,
-    /// Keep what --memory has no room for of the KV cache of --ctx tokens in a nameless file in this folder, gone when
-    /// the program ends
+    /// Keep what --memory has no room for of the KV cache in a nameless file in this folder, gone when the program ends
+    /// (without --ctx the cache is for all tokens that the model was trained for)
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub(crate) kv_spill: Option<PathBuf>,
 }

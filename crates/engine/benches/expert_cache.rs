@@ -6,8 +6,9 @@
 //! ```
 //!
 //! A trace of a model is taken while it reads README.md, token by token. Made traces have the shape of Qwen3-30B-A3B (48
-//! layers, 8 of 128 experts): each layer draws from Zipf's law with exponent `s` over an order of its own, and keeps
-//! each expert of the token before with probability `stay`. `--record` appends to benches/record/expert-cache.csv.
+//! layers, 8 of 128 experts): each layer draws from Zipf's law with exponent `s` over an order of its own, which is a new one
+//! after `turn` tokens, as when a text turns to another matter; each expert of the token before is kept with probability
+//! `stay`. `--record` appends to benches/record/expert-cache.csv.
 #![allow(missing_docs)]
 
 use rawrz_engine::{Cancel, Engine, OpenOptions, Session};
@@ -22,8 +23,16 @@ const N_LAYERS: usize = 48;
 const N_EXPERTS: usize = 128;
 const N_USED: usize = 8;
 
-/// Exponents of Zipf's law, and probabilities to stay.
-const MADE: [(f64, f64); 5] = [(0.0, 0.0), (0.6, 0.0), (1.0, 0.0), (0.6, 0.4), (1.0, 0.4)];
+/// `s`, `stay` and `turn`.
+const MADE: [(f64, f64, usize); 7] = [
+    (0.0, 0.0, usize::MAX),
+    (0.6, 0.0, usize::MAX),
+    (1.0, 0.0, usize::MAX),
+    (0.6, 0.4, usize::MAX),
+    (1.0, 0.4, usize::MAX),
+    (1.0, 0.0, 128),
+    (1.0, 0.4, 128),
+];
 
 /// Sizes of the cache, as parts of what one token takes.
 const SIZES: [f64; 7] = [0.5, 0.9, 1.1, 1.5, 2.0, 4.0, 8.0];
@@ -42,7 +51,7 @@ struct Trace {
 }
 
 impl Trace {
-    fn made(s: f64, stay: f64, n_tokens: usize) -> Trace {
+    fn made(s: f64, stay: f64, turn: usize, n_tokens: usize) -> Trace {
         let mut random = Random(1);
         // The sum of the weights up to each rank.
         let mut sums = vec![0.0; N_EXPERTS];
@@ -51,10 +60,13 @@ impl Trace {
             sum += ((rank + 1) as f64).powf(-s);
             *at = sum;
         }
-        let ranks: Vec<Vec<usize>> = (0..N_LAYERS).map(|_| random.order(N_EXPERTS)).collect();
+        let mut ranks = vec![Vec::new(); N_LAYERS];
         let mut groups: Vec<Vec<usize>> = Vec::with_capacity(n_tokens * N_LAYERS);
         for at in 0..n_tokens * N_LAYERS {
-            let layer = at % N_LAYERS;
+            let (token, layer) = (at / N_LAYERS, at % N_LAYERS);
+            if token.is_multiple_of(turn) {
+                ranks[layer] = random.order(N_EXPERTS);
+            }
             let before = at.checked_sub(N_LAYERS).map_or(&[][..], |before| &groups[before]);
             let mut group: Vec<usize> = before.iter().copied().filter(|_| random.unit() < stay).collect();
             while group.len() < N_USED {
@@ -67,7 +79,8 @@ impl Trace {
             }
             groups.push(group);
         }
-        let name = format!("made: s {s} stay {stay}");
+        let turns = if turn < n_tokens { format!(" turn {turn}") } else { String::new() };
+        let name = format!("made: s {s} stay {stay}{turns}");
         Trace { name, n_tokens, n_items: N_LAYERS * N_EXPERTS, groups }
     }
 
@@ -242,7 +255,7 @@ fn main() {
     let n_tokens = if args.iter().any(|arg| arg == "--bench") { 512 } else { 16 };
     let models = args.iter().filter(|arg| !arg.starts_with("--")).map(PathBuf::from);
     let mut traces: Vec<Trace> = models.map(|path| Trace::of_model(&path, n_tokens)).collect();
-    traces.extend(MADE.map(|(s, stay)| Trace::made(s, stay, n_tokens)));
+    traces.extend(MADE.map(|(s, stay, turn)| Trace::made(s, stay, turn, n_tokens)));
     let [date, version] = [("date", vec!["-u", "+%F"]), ("git", vec!["describe", "--always", "--dirty"])]
         .map(|(program, args)| output(program, &args));
     let mut rows = String::new();

@@ -163,3 +163,49 @@ fn where_direct_writes_are_refused_the_page_cache_serves() {
     (0..5).for_each(|page| spill.write(page, content(page, 0).bytes()).unwrap());
     (0..5).for_each(|page| assert!(*spill.lease(page).unwrap() == *content(page, 0).bytes()));
 }
+
+/// A memory file system of one size; unmounted when dropped.
+#[cfg(target_os = "linux")]
+struct SmallDisk(tempfile::TempDir);
+
+#[cfg(target_os = "linux")]
+impl SmallDisk {
+    /// `None` where we may not mount one.
+    fn new(len_bytes: u64) -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let size = format!("size={len_bytes}");
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(folder.path());
+        mount.output().is_ok_and(|done| done.status.success()).then(|| SmallDisk(folder))
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_disk_that_is_full_is_an_error_of_the_page_and_those_before_stay_right() {
+    let Some(disk) = SmallDisk::new(4 * PAGE as u64) else {
+        println!("skipped: mounting a small disk takes root");
+        return;
+    };
+    let file = ScratchFile::create(disk.0.path()).unwrap();
+    let spill = Spill::new(Box::new(file), PAGE, 4).unwrap();
+    let write = |page: u64| spill.write(page, content(page, 0).bytes());
+    (0..4).for_each(|page| write(page).unwrap());
+    for _ in 0..2 {
+        match write(4).unwrap_err() {
+            SpillError::Write { source, .. } => assert_eq!(source.kind(), io::ErrorKind::StorageFull),
+            error => panic!("{error}"),
+        }
+        round(&spill, 0..4).unwrap();
+    }
+    // What is there already may be written anew.
+    write(2).unwrap();
+    round(&spill, (0..4).rev()).unwrap();
+}
