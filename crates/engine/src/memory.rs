@@ -275,11 +275,12 @@ impl<'a> Planner<'a> {
 
 const RING: &str = "weights (ring)";
 
-/// In a cache smaller than what one token takes, an order by age never hits.
+/// In a cache smaller than what one token takes, an order by age hardly ever hits, and that by use found most wherever
+/// some experts are used more often than others (benches/record/expert-cache.csv).
 fn eviction(plan: &PassPlan, cache_bytes: u64) -> Eviction {
     let per_token: u64 = plan.choices.iter().map(Choice::picked_memory_bytes).sum();
     if cache_bytes < per_token + plan.least_cache_bytes() {
-        Eviction::MostRecent
+        Eviction::LeastFrequent
     } else {
         Eviction::LeastRecent
     }

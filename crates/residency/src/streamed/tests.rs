@@ -209,8 +209,15 @@ fn every_placement_lends_the_bytes_of_the_file() {
     let all = N_ROWS * ROW * 8;
     for pinned in [0, 300_000, all / 2, all] {
         for n_buffers in [2, 3, 8, 200] {
-            for cached in [1, 2, 10, 100] {
-                let bench = bench(options(pinned, n_buffers, cached * ALTERNATIVE_MEMORY));
+            for (cached, eviction) in [
+                (1, Eviction::LeastFrequent),
+                (2, Eviction::LeastRecent),
+                (10, Eviction::MostRecent),
+                (10, Eviction::LeastFrequent),
+                (100, Eviction::LeastRecent),
+            ] {
+                let options = options(pinned, n_buffers, cached * ALTERNATIVE_MEMORY);
+                let bench = bench(StreamedOptions { eviction, ..options });
                 for token in 0..6 {
                     // Passes with and without the last reads, as prefill makes them.
                     bench.pass(if token % 3 == 1 { 10 } else { 12 }, token).unwrap();
