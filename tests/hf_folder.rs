@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{model, rawrz, run};
+use common::{model, names, rawrz, run};
 use rawrz_engine::ModelFiles;
 use rawrz_text::{EncodeOptions, Json, Tokenizer};
 use std::fs;
@@ -12,14 +12,6 @@ use std::path::{Path, PathBuf};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("test paths are UTF-8")
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("the folder reads");
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
-    names.sort();
-    names
 }
 
 fn corpus() -> Vec<String> {
