@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{model, rawrz, run};
+use common::{model, names, rawrz, run};
 use sha2::{Digest, Sha256};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,14 +16,6 @@ fn text(path: &Path) -> &str {
 
 fn sha256(path: &Path) -> [u8; 32] {
     Sha256::digest(fs::read(path).expect("it reads")).into()
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("the folder reads");
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
-    names.sort();
-    names
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{model, rawrz, run};
+use common::{model, names, rawrz, run};
 use rawrz_engine::ModelFiles;
 use rawrz_text::{EncodeOptions, Json, Tokenizer};
 use std::fs;
@@ -12,14 +12,6 @@ use std::path::{Path, PathBuf};
 
 fn text(path: &Path) -> &str {
     path.to_str().expect("test paths are UTF-8")
-}
-
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).expect("the folder reads");
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8")).collect();
-    names.sort();
-    names
 }
 
 fn corpus() -> Vec<String> {
@@ -42,8 +34,9 @@ fn compare(alias: &str) {
     assert_eq!(theirs.get_vocab_size(true), ours.vocab_len());
     let lines = corpus();
     assert!(lines.len() >= 3000);
-    for line in &lines {
-        for add_special in [false, true] {
+    for (i, line) in lines.iter().enumerate() {
+        // What is added around a text does not depend on it much.
+        for add_special in [false, true].into_iter().take(if i % 16 == 0 { 2 } else { 1 }) {
             let options = EncodeOptions { add_special, parse_special: true };
             let expected = ours.encode(line, options).expect("the line encodes");
             let found = theirs.encode(line.as_str(), add_special).expect("the line encodes");
@@ -51,7 +44,7 @@ fn compare(alias: &str) {
         }
     }
     // Decoding is the same for text that the vocabulary can hold.
-    for line in lines.iter().filter(|line| line.is_ascii()) {
+    for line in lines.iter().filter(|line| line.is_ascii()).step_by(4) {
         let options = EncodeOptions { add_special: false, parse_special: true };
         let ids = ours.encode(line, options).expect("the line encodes");
         assert_eq!(theirs.decode(&ids, false).expect("ids decode"), ours.decode(&ids, true), "{line:?}");
@@ -141,7 +134,8 @@ fn a_killed_run_leaves_no_folder() {
     let _ = child.kill();
     assert!(!child.wait().unwrap().success(), "the run ended before it could be killed");
     assert!(!folder.exists());
-    run(args).ok();
+    assert!(staged.exists());
+    run(&args[..4]).ok();
     assert_eq!(names(dir.path()), ["hf"]);
 }
 

@@ -102,7 +102,7 @@ impl<'a> Keys<'a> {
                     let what = format!("a value of its own for each layer (metadata key {})", self.name(key));
                     return Err(ExportError::Unsupported { what });
                 }
-                Some(i128::from(first))
+                Some(first)
             }
             value => value.as_integer(),
         };

@@ -13,7 +13,7 @@ use rawrz_residency::{Extent, MappedSource, Source};
 use serde_json::{Value as Json, json};
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// The type that weights are written in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -174,7 +174,7 @@ impl<'t> Layout<'t> {
         tensor: &HfTensor<'_>,
         source: &MappedSource,
         out: &mut impl Write,
-        path: &PathBuf,
+        path: &Path,
         buffers: &mut Buffers,
         on_bytes: &mut dyn FnMut(u64) -> Result<(), OutputError>,
     ) -> Result<(), ExportError> {

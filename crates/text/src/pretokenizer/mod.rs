@@ -144,23 +144,60 @@ pub(crate) const GEMMA4: PreTokenizer = PreTokenizer {
     ..plain(&[LINES])
 };
 
+/// Names of the pattern of Llama 3 whose vocabularies look whole pieces up.
+pub(crate) const LLAMA3_NAMES: &[&str] = &[
+    "llama3",
+    "llama-v3",
+    "llama-bpe",
+    "falcon3",
+    "falcon-h1",
+    "pixtral",
+    "midm-2.0",
+    "lfm2",
+    "jina-v5-nano",
+];
+/// Names of the pattern of Qwen 2.
+pub(crate) const QWEN2_NAMES: &[&str] = &[
+    "qwen2",
+    "deepseek-r1-qwen",
+    "kormo",
+    "f2llmv2",
+    "megrez",
+    "stablelm2",
+    "hunyuan",
+    "solar-open",
+    "grok-2",
+];
+/// Names of the pattern of GPT-2.
+pub(crate) const GPT2_NAMES: &[&str] = &[
+    "gpt-2",
+    "phi-2",
+    "jina-es",
+    "jina-de",
+    "gigachat",
+    "jina-v2-es",
+    "jina-v2-de",
+    "a.x-4.0",
+    "mellum",
+    "modern-bert",
+    "jina-v1-en",
+    "jina-v2-code",
+    "roberta-bpe",
+    "exaone4",
+    "mpt",
+    "olmo",
+    "jais",
+    "trillion",
+    "granite-docling",
+];
+/// Names of the pattern of GPT-2 after a cut around each number.
+pub(crate) const SMOLLM_NAMES: &[&str] =
+    &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"];
+
 /// Every name of `tokenizer.ggml.pre` that is known.
 const NAMES: &[(&[&str], PreTokenizer)] = &[
     (&["default"], DEFAULT),
-    (
-        &[
-            "llama3",
-            "llama-v3",
-            "llama-bpe",
-            "falcon3",
-            "falcon-h1",
-            "pixtral",
-            "midm-2.0",
-            "lfm2",
-            "jina-v5-nano",
-        ],
-        PreTokenizer { ignore_merges: true, add_bos: true, ..plain(&[LLAMA3]) },
-    ),
+    (LLAMA3_NAMES, PreTokenizer { ignore_merges: true, add_bos: true, ..plain(&[LLAMA3]) }),
     (&["dbrx", "smaug-bpe"], plain(&[LLAMA3])),
     (&["chatglm-bpe"], PreTokenizer { has_default_bos: false, ..plain(&[LLAMA3]) }),
     (&["glm4", "glm5"], PreTokenizer { has_default_bos: false, ignore_merges: true, ..plain(&[LLAMA3]) }),
@@ -193,20 +230,7 @@ const NAMES: &[(&[&str], PreTokenizer)] = &[
             Alt::SpaceByPowers,
         ])]),
     ),
-    (
-        &[
-            "qwen2",
-            "deepseek-r1-qwen",
-            "kormo",
-            "f2llmv2",
-            "megrez",
-            "stablelm2",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-        ],
-        plain(&[QWEN2]),
-    ),
+    (QWEN2_NAMES, plain(&[QWEN2])),
     (&["laguna"], plain(&[LINES, QWEN2])),
     (
         &["qwen35"],
@@ -328,34 +352,8 @@ const NAMES: &[(&[&str], PreTokenizer)] = &[
             THREE_DIGITS,
         ]),
     ),
-    (
-        &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
-        plain(&[EACH_NUMBER, GPT2]),
-    ),
-    (
-        &[
-            "gpt-2",
-            "phi-2",
-            "jina-es",
-            "jina-de",
-            "gigachat",
-            "jina-v2-es",
-            "jina-v2-de",
-            "a.x-4.0",
-            "mellum",
-            "modern-bert",
-            "jina-v1-en",
-            "jina-v2-code",
-            "roberta-bpe",
-            "exaone4",
-            "mpt",
-            "olmo",
-            "jais",
-            "trillion",
-            "granite-docling",
-        ],
-        plain(&[GPT2]),
-    ),
+    (SMOLLM_NAMES, plain(&[EACH_NUMBER, GPT2])),
+    (GPT2_NAMES, plain(&[GPT2])),
     (&["poro-chat", "bloom", "gpt3-finnish"], plain(&[SENTENCES])),
     (&["viking"], plain(&[SENTENCES, EACH_NUMBER])),
     (

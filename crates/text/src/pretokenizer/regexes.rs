@@ -1,6 +1,8 @@
 //! The cuts of pre-tokenizers as regular expressions, for libraries that have to be told: each cuts the pieces of the one
 //! before into its matches and what lies between. A test holds them against the stages in `NAMES`.
 
+use super::{GPT2_NAMES, LLAMA3_NAMES, QWEN2_NAMES, SMOLLM_NAMES};
+
 /// Those of a pre-tokenizer, or `None` where a regular expression cannot say what it does or nobody asks for it.
 pub(crate) fn of(name: &str) -> Option<&'static [&'static str]> {
     FAMILIES.iter().find(|(names, _)| names.contains(&name)).map(|(_, regexes)| *regexes)
@@ -21,6 +23,9 @@ macro_rules! like_llama3 {
     };
 }
 
+const LLAMA3: &str = like_llama3!(r"\p{N}{1,3}", r"[\r\n]*");
+const QWEN2: &str = like_llama3!(r"\p{N}", r"[\r\n]*");
+
 /// Uppercase before lowercase; letters outside ASCII count as both.
 macro_rules! cased {
     ($contraction:literal, $number:literal) => {
@@ -40,72 +45,14 @@ type Family = (&'static [&'static str], &'static [&'static str]);
 
 const FAMILIES: &[Family] = &[
     (&["default"], &[r"[\p{P}\$\+<=>\^~\|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"]),
-    (
-        &[
-            "llama3",
-            "llama-v3",
-            "llama-bpe",
-            "falcon3",
-            "falcon-h1",
-            "pixtral",
-            "midm-2.0",
-            "lfm2",
-            "jina-v5-nano",
-            "dbrx",
-            "smaug-bpe",
-            "chatglm-bpe",
-            "glm4",
-            "glm5",
-        ],
-        &[like_llama3!(r"\p{N}{1,3}", r"[\r\n]*")],
-    ),
+    (LLAMA3_NAMES, &[LLAMA3]),
+    (&["dbrx", "smaug-bpe", "chatglm-bpe", "glm4", "glm5"], &[LLAMA3]),
     (&["minicpm5"], &[r"\p{N}{1,3}", like_llama3!(r"\p{N}+", r"[\r\n]*")]),
-    (
-        &[
-            "qwen2",
-            "deepseek-r1-qwen",
-            "kormo",
-            "f2llmv2",
-            "megrez",
-            "stablelm2",
-            "hunyuan",
-            "solar-open",
-            "grok-2",
-            "bailingmoe",
-            "bailingmoe2",
-            "llada-moe",
-        ],
-        &[like_llama3!(r"\p{N}", r"[\r\n]*")],
-    ),
+    (QWEN2_NAMES, &[QWEN2]),
+    (&["bailingmoe", "bailingmoe2", "llada-moe"], &[QWEN2]),
     (&["seed-coder"], &[like_llama3!(r"\p{N}", "")]),
-    (
-        &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b", "mellum2"],
-        &[r"\p{N}", GPT2],
-    ),
-    (
-        &[
-            "gpt-2",
-            "phi-2",
-            "jina-es",
-            "jina-de",
-            "gigachat",
-            "jina-v2-es",
-            "jina-v2-de",
-            "a.x-4.0",
-            "mellum",
-            "modern-bert",
-            "jina-v1-en",
-            "jina-v2-code",
-            "roberta-bpe",
-            "exaone4",
-            "mpt",
-            "olmo",
-            "jais",
-            "trillion",
-            "granite-docling",
-        ],
-        &[GPT2],
-    ),
+    (SMOLLM_NAMES, &[r"\p{N}", GPT2]),
+    (GPT2_NAMES, &[GPT2]),
     (&["tekken"], &[cased!("", r"\p{N}")]),
     (
         &["gpt-4o", "llama4", "kanana2", "talkie", "minimax-m2"],
