@@ -112,7 +112,7 @@ impl<'a> Job<'a> {
         };
         let share = n_rows.div_ceil(pool.n_threads() * TASKS_PER_THREAD);
         let task_rows = match path {
-            Path::Panels(_) => share.next_multiple_of(PANEL_ROWS).clamp(PANEL_ROWS, MAX_PANELS * PANEL_ROWS),
+            Path::Panels(_) => share.next_multiple_of(2 * PANEL_ROWS).min(MAX_PANELS * PANEL_ROWS),
             _ => share.next_multiple_of(TILE_ROWS).clamp(TILE_ROWS, MAX_TASK_ROWS),
         };
         Job { product, path, n_rows, task_rows }

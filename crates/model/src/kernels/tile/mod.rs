@@ -5,7 +5,7 @@
 //!   quants  [k / 4][weight row][4]      one step of a dot: four products in each row's lane
 //! ```
 //!
-//! No sum crosses lanes. Results have the bits of the dots in [`super::dot`], by the definition in [`super`].
+//! (with i8mm eight, two rows of which are an operand). No sum crosses lanes. Results have the bits of the dots in [`super::dot`], by the definition in [`super`].
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -15,6 +15,8 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod frame512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::activations::Activations;
 use super::isa::Isa;
@@ -65,7 +67,7 @@ pub(super) type Task = unsafe fn(Rows, &Activations, &mut Scratch);
 /// [`PANEL_LEN`] weights of each row of a panel, unpacked.
 #[repr(C, align(64))]
 struct Panel {
-    /// `[k / 4][row][4]`; a second plane of the same form is for kernels that split weights into two bytes.
+    /// `[k / 4][row][4]`, or `[k / 8][row][8]` with i8mm; a second plane of the same form is for kernels that split weights into two bytes.
     quants: [[u8; PANEL_LEN * PANEL_ROWS]; 2],
     /// Of super-blocks: integer scales of each 16 weights, twice for the two halves of a lane, `[group][row][2]`. The
     /// order of groups is the kernel's.
@@ -136,7 +138,9 @@ pub(super) fn task_of(ty: TensorType, isa: Isa) -> Option<Task> {
         Isa::Avx512 | Isa::Avx512Vnni => avx512::task_of(ty, isa),
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => amx::task_of(ty),
-        _ => None,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::I8mm => neon::task_of(ty, isa),
+        Isa::Scalar => None,
     }
 }
 
