@@ -102,7 +102,7 @@ impl<'a> Job<'a> {
         assert_eq!(bytes.len(), n_rows * row_bytes);
         assert_eq!(row_bytes, n_blocks * ty.block_bytes());
         assert_eq!(acts.row_len(), n_blocks * ty.block_len());
-        let many = acts.n_rows() >= tile::least_rows(ops.isa());
+        let many = acts.n_rows() >= tile::LEAST_ROWS;
         let path = match integer_dot(ty, ops, acts.precision()) {
             None => Path::Decoded,
             Some(dot) => match tile::task_of(ty, ops.isa()).filter(|_| many) {

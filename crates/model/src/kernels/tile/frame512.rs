@@ -105,13 +105,14 @@ unsafe fn task_32<F: Format32, M: Multiply>(rows: Rows, acts: &Activations, scra
     }
 }
 
-/// Stores sixteen vectors at `out`, where vector i holds elements i of all `rows`; elements are 32 bits.
+/// Stores the first `N` (a multiple of four) of sixteen vectors at `out`, where vector i holds elements i of all `rows`;
+/// elements are 32 bits.
 ///
 /// # Safety
-/// 1 KiB at `out` is writable.
+/// `N` times 64 bytes at `out` are writable.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn store_transposed(rows: &[__m512i; 16], out: *mut __m512i) {
+unsafe fn store_transposed<const N: usize>(rows: &[__m512i; 16], out: *mut __m512i) {
     let zero = _mm512_setzero_si512();
     let mut pairs = [zero; 16];
     for i in (0..16).step_by(2) {
@@ -135,9 +136,13 @@ unsafe fn store_transposed(rows: &[__m512i; 16], out: *mut __m512i) {
         // SAFETY: as the caller promises; no alignment is asked for.
         unsafe {
             _mm512_storeu_si512(out.add(c), _mm512_shuffle_i32x4::<0x88>(even[0], even[1]));
-            _mm512_storeu_si512(out.add(4 + c), _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]));
-            _mm512_storeu_si512(out.add(8 + c), _mm512_shuffle_i32x4::<0xDD>(even[0], even[1]));
-            _mm512_storeu_si512(out.add(12 + c), _mm512_shuffle_i32x4::<0xDD>(odd[0], odd[1]));
+            if N > 4 {
+                _mm512_storeu_si512(out.add(4 + c), _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]));
+            }
+            if N > 8 {
+                _mm512_storeu_si512(out.add(8 + c), _mm512_shuffle_i32x4::<0xDD>(even[0], even[1]));
+                _mm512_storeu_si512(out.add(12 + c), _mm512_shuffle_i32x4::<0xDD>(odd[0], odd[1]));
+            }
         }
     }
 }
@@ -153,7 +158,7 @@ fn transpose_rows(panel: &mut Panel) {
             for (place, row) in rows.iter_mut().zip(&panel.rows) {
                 *place = _mm512_loadu_si512(row.as_ptr().add(64 * quarter).cast());
             }
-            store_transposed(&rows, panel.quants[0].as_mut_ptr().add(1024 * quarter).cast());
+            store_transposed::<16>(&rows, panel.quants[0].as_mut_ptr().add(1024 * quarter).cast());
         }
     }
 }
@@ -236,10 +241,13 @@ unsafe fn fill_256<F: Format256, M: Multiply>(panel: &mut Panel, blocks: &[*cons
     transpose_rows(panel);
     // SAFETY: the arrays are vectors of 64 bytes.
     unsafe {
-        store_transposed(&scales, panel.scales.as_mut_ptr().cast());
+        store_transposed::<16>(&scales, panel.scales.as_mut_ptr().cast());
         if has_pairs::<F>(M::SIGNED) {
-            // Those of 32 are four pairs; the rest of the vectors is zeros.
-            store_transposed(&minimums, panel.minimums.as_mut_ptr().cast());
+            let place = panel.minimums.as_mut_ptr().cast();
+            match n_pairs::<F>() {
+                4 => store_transposed::<4>(&minimums, place),
+                _ => store_transposed::<8>(&minimums, place),
+            }
         }
     }
 }

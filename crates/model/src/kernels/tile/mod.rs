@@ -144,11 +144,5 @@ pub(super) fn task_of(ty: TensorType, isa: Isa) -> Option<Task> {
     }
 }
 
-/// Rows of activations from which on the kernel of `isa` is faster than the dots; measured with the bench `kernels`.
-pub(super) fn least_rows(isa: Isa) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx => 8,
-        _ => 12,
-    }
-}
+/// Rows of activations from which on panels are faster than the dots; measured with the bench `kernels`.
+pub(super) const LEAST_ROWS: usize = 12;

@@ -480,7 +480,11 @@ unsafe fn multiply_256<F: Format256, P: Product>(
 
 /// Minimums times the sums of the activations that they count for, of which `sums` has each 16.
 #[inline(always)]
-fn minimum_sums<F: Format256>(panel: &Panel, half: usize, sums: [&[i16; 16]; WIDE]) -> [[int32x4_t; 2]; WIDE] {
+fn minimum_sums<F: Format256>(
+    panel: &Panel,
+    half: usize,
+    sums: [&[i16; 16]; WIDE],
+) -> [[int32x4_t; 2]; WIDE] {
     // SAFETY: NEON is there; a half of a row of minimums is 16 values of 16 bits.
     unsafe {
         let mut totals = [[vdupq_n_s32(0); 2]; WIDE];
