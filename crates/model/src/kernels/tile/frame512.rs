@@ -1,7 +1,7 @@
 //! What AVX-512 and AMX share: panels filled by AVX-512, and float terms added to sixteen results at once. How
 //! sums are formed in between is up to [`Multiply`].
 
-use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, Task};
+use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, Task, n_pairs};
 use crate::kernels::activations::Activations;
 use crate::kernels::avx512::*;
 use crate::kernels::format::*;
@@ -161,11 +161,6 @@ fn transpose_rows(panel: &mut Panel) {
             store_transposed::<16>(&rows, panel.quants[0].as_mut_ptr().add(1024 * quarter).cast());
         }
     }
-}
-
-/// Pairs of minimums of a super-block: of each 32 weights where those share theirs, else of each 16.
-const fn n_pairs<F: Format256>() -> usize {
-    if F::GROUP < 32 { 8 } else { 4 }
 }
 
 /// Whether pairs of minimums are there: those of the type, or what the offset adds to products of unsigned quants.

@@ -19,6 +19,7 @@ mod frame512;
 mod neon;
 
 use super::activations::Activations;
+use super::format::Format256;
 use super::isa::Isa;
 use rawrz_gguf::TensorType;
 use std::cell::RefCell;
@@ -81,6 +82,11 @@ struct Panel {
     unit_minimums: [[f32; PANEL_ROWS]; 8],
     /// The quants of each row as they were unpacked.
     rows: [[u8; PANEL_LEN]; PANEL_ROWS],
+}
+
+/// Pairs of minimums of a super-block: of each 32 weights where those share theirs, else of each 16.
+const fn n_pairs<F: Format256>() -> usize {
+    if F::GROUP < 32 { 8 } else { 4 }
 }
 
 /// What a task works in; each thread keeps one.

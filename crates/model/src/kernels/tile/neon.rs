@@ -4,7 +4,7 @@
 //! Blocks are unpacked by the portable code of their formats, as signed bytes without the offset. Eight sums and their
 //! eight totals are what registers hold beside the operands.
 
-use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, TOKENS, Task};
+use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, TOKENS, Task, n_pairs};
 use crate::kernels::activations::Activations;
 use crate::kernels::dot::neon::{Floats, floats, fma, fnma, scaled};
 use crate::kernels::format::*;
@@ -335,11 +335,6 @@ fn place<P: Product>(plane: &mut [u8], r: usize, first: usize, quants: &mut [u8]
     for (quants, step) in quants.chunks_exact(P::TOGETHER).zip(steps) {
         step[P::TOGETHER * r..][..P::TOGETHER].copy_from_slice(quants);
     }
-}
-
-/// Pairs of minimums of a super-block: of each 32 weights where those share theirs, else of each 16.
-const fn n_pairs<F: Format256>() -> usize {
-    if F::GROUP < 32 { 8 } else { 4 }
 }
 
 /// Adds one step of half a panel times four rows of activations, whose quants of the panel start at `acts`.
