@@ -297,7 +297,7 @@ functions!(IQ1S,
         // Twelve bits of each word, one after the other.
         let high = i64::from(words & 0xFFF | words >> 4 & 0xFF_F000);
         let points = with_high_bits::<3>(eight_bytes(block.add(2 + 8 * q)), _mm512_set1_epi64(high), 7);
-        let minus = (words >> 15 & 1) * 0x0F | (words >> 31) * 0xF0;
+        let minus = ((words >> 15 & 1) * 0x0F) | ((words >> 31) * 0xF0);
         shifted_512(points_of_8(&IQ1_GRID, points), minus as __mmask8)
     }
 );
