@@ -187,6 +187,7 @@ impl Activations {
     }
 
     /// Scales and scaled sums of all rows in blocks of 32, `[row][k / 32]`, and the blocks of a row.
+    #[cfg(target_arch = "x86_64")]
     #[inline]
     pub(crate) fn floats_32(&self) -> (&[f32], &[f32], usize) {
         (&self.scales_32, &self.scaled_sums_32, self.row_len / BLOCK_32)
@@ -206,16 +207,19 @@ impl Activations {
 
     /// The quants of block `block` of row `row`, of [`PADDING`] rows of which reads stay inside the buffer when `row` is a
     /// multiple of it: neighbouring rows lie [`Activations::row_len`] bytes apart.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn padded_quants_32(&self, row: usize, block: usize) -> *const i8 {
         padded(&self.quants_32, self.row_len, row, BLOCK_32 * block)
     }
 
     /// As [`Activations::padded_quants_32`], for super-blocks.
+    #[cfg(target_arch = "x86_64")]
     pub(crate) fn padded_quants_256(&self, row: usize, block: usize) -> *const i8 {
         padded(&self.quants_256, self.row_len, row, BLOCK_256 * block)
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 fn padded(quants: &[i8], row_len: usize, row: usize, at: usize) -> *const i8 {
     debug_assert!(row.is_multiple_of(PADDING) && at < row_len && quants.len() >= (row + PADDING) * row_len);
     quants[row * row_len + at..].as_ptr()

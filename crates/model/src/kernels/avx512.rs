@@ -1,11 +1,14 @@
 //! What the AVX-512 kernels share: the dot product instruction where there is one, and the unpacking of blocks.
 
-use crate::kernels::format::{Format32, Format256, Super};
+use crate::kernels::dot::x86::{iq4_xs_scales, q3_k_scales};
+use crate::kernels::format::{Format32, Format256, IQ4_QUANTS, Super};
 use std::arch::x86_64::*;
 use std::array::from_fn;
 
 /// Multiply-adds, with VNNI or without.
 pub(super) trait Dp {
+    /// Whether each of these is one instruction.
+    const IS_VNNI: bool;
     /// `acc` plus, in each 32-bit lane, four products of an unsigned byte up to 127 with a signed one.
     ///
     /// # Safety
@@ -28,6 +31,8 @@ pub(super) trait Dp {
 pub(super) struct Vnni;
 
 impl Dp for Vnni {
+    const IS_VNNI: bool = true;
+
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn dp(mut acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
@@ -70,6 +75,8 @@ impl Dp for Vnni {
 pub(super) struct NoVnni;
 
 impl Dp for NoVnni {
+    const IS_VNNI: bool = false;
+
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn dp(acc: __m512i, unsigned: __m512i, signed: __m512i) -> __m512i {
@@ -301,6 +308,140 @@ pub(super) unsafe fn chunked_nibbles_512(nibbles: *const u8) -> [__m512i; 4] {
     }
 }
 
+/// Two bits in four planes: see `two_bit_planes` of the portable form.
+///
+/// # Safety
+/// 64 bytes at `p` are readable, and the machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn two_bits_512(p: *const u8) -> [__m512i; 4] {
+    let mut quarters = [_mm512_setzero_si512(); 4];
+    for (q, quarter) in quarters.iter_mut().enumerate() {
+        // SAFETY: as the caller promises.
+        let planes = _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(p.add(32 * (q / 2)).cast()) });
+        let first = 4 * (q % 2) as i16;
+        let shift = _mm512_inserti64x4::<1>(_mm512_set1_epi16(first), _mm256_set1_epi16(first + 2));
+        *quarter = _mm512_and_si512(_mm512_srlv_epi16(planes, shift), _mm512_set1_epi8(3));
+    }
+    quarters
+}
+
+/// One more bit, worth `VALUE`, of each quant: bit j of byte i is that of weight 32j + i.
+///
+/// # Safety
+/// 32 bytes at `bits` are readable, and the machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn with_higher_bits<const VALUE: i8>(mut quarters: [__m512i; 4], bits: *const u8) -> [__m512i; 4] {
+    // SAFETY: as the caller promises.
+    let bits = _mm512_broadcast_i64x4(unsafe { _mm256_loadu_si256(bits.cast()) });
+    for (q, quarter) in quarters.iter_mut().enumerate() {
+        let (first, second) = ((1u8 << (2 * q)) as i8, (2u8 << (2 * q)) as i8);
+        let bit = _mm512_inserti64x4::<1>(_mm512_set1_epi8(first), _mm256_set1_epi8(second));
+        let set = _mm512_test_epi8_mask(bits, bit);
+        *quarter = _mm512_mask_add_epi8(*quarter, set, *quarter, _mm512_set1_epi8(VALUE));
+    }
+    quarters
+}
+
+/// Scales (or minimums) of each 16 weights, from signed bytes.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn store_bytes(bytes: __m128i, out: &mut [i16; 16]) {
+    // SAFETY: 16 values of 16 bits.
+    unsafe { _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_cvtepi8_epi16(bytes)) };
+}
+
+/// Scales of each 32 weights, once for each 16.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn store_twice(words: __m128i, out: &mut [i16; 16]) {
+    let wide = _mm256_cvtepu16_epi32(words);
+    // SAFETY: 16 values of 16 bits.
+    unsafe {
+        _mm256_storeu_si256(out.as_mut_ptr().cast(), _mm256_or_si256(wide, _mm256_slli_epi32::<16>(wide)));
+    }
+}
+
+/// The quants, scales and minimums of a `Q2_K` block.
+///
+/// # Safety
+/// 84 bytes at `block` are readable, and the machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn q2_k_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        let (packed, nibble) = (_mm_loadu_si128(block.cast()), _mm_set1_epi8(15));
+        store_bytes(_mm_and_si128(packed, nibble), &mut out.scales);
+        store_bytes(_mm_and_si128(_mm_srli_epi16::<4>(packed), nibble), &mut out.minimums);
+        two_bits_512(block.add(16))
+    }
+}
+
+/// The quants and scales of a `Q3_K` block.
+///
+/// # Safety
+/// 110 bytes at `block` are readable, and the machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn q3_k_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+    // SAFETY: as the caller promises.
+    unsafe {
+        store_bytes(q3_k_scales(block.add(96)), &mut out.scales);
+        with_higher_bits::<4>(two_bits_512(block.add(32)), block)
+    }
+}
+
+/// The quants and scales of an `IQ4_XS` block.
+///
+/// # Safety
+/// 136 bytes at `block` are readable, and the machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn iq4_xs_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+    let mut quarters = [_mm512_setzero_si512(); 4];
+    // SAFETY: as the caller promises.
+    unsafe {
+        store_twice(iq4_xs_scales(block), &mut out.scales);
+        for (q, quarter) in quarters.iter_mut().enumerate() {
+            let nibbles = block.add(8 + 32 * q);
+            *quarter = looked_up(&IQ4_QUANTS, nibbles_512(nibbles, nibbles.add(16)));
+        }
+    }
+    quarters
+}
+
+/// Eight points of 8 of a grid, by 64-bit indices.
+///
+/// # Safety
+/// The grid has them, and the machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn points_of_8(grid: &[u64], indices: __m512i) -> __m512i {
+    // SAFETY: as the caller promises.
+    unsafe { _mm512_i64gather_epi64::<8>(indices, grid.as_ptr().cast()) }
+}
+
+/// Sixteen points of 4 of a grid, by 32-bit indices.
+///
+/// # Safety
+/// As [`points_of_8`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn points_of_4(grid: &[u32], indices: __m512i) -> __m512i {
+    // SAFETY: as the caller promises.
+    unsafe { _mm512_i32gather_epi32::<4>(indices, grid.as_ptr().cast()) }
+}
+
+/// `offset` plus magnitudes, minus them where a bit of `minus` is set.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) fn with_signs_512(magnitudes: __m512i, minus: u64, offset: u8) -> __m512i {
+    let offset = _mm512_set1_epi8(offset as i8);
+    _mm512_mask_sub_epi8(_mm512_add_epi8(offset, magnitudes), minus, offset, magnitudes)
+}
+
 /// The quants of a `Q5_K` block.
 ///
 /// # Safety
@@ -309,17 +450,7 @@ pub(super) unsafe fn chunked_nibbles_512(nibbles: *const u8) -> [__m512i; 4] {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn five_bits_512(block: *const u8) -> [__m512i; 4] {
     // SAFETY: as the caller promises.
-    unsafe {
-        let low = chunked_nibbles_512(block.add(48));
-        let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(block.add(16).cast()));
-        from_fn(|j| {
-            // Bit 2j of byte i is for weight 64j + i, bit 2j + 1 for weight 64j + 32 + i.
-            let (first, second) = ((1u8 << (2 * j)) as i8, (2u8 << (2 * j)) as i8);
-            let bit = _mm512_inserti64x4::<1>(_mm512_set1_epi8(first), _mm256_set1_epi8(second));
-            let set = _mm512_test_epi8_mask(bits, bit);
-            _mm512_mask_add_epi8(low[j], set, low[j], _mm512_set1_epi8(16))
-        })
-    }
+    unsafe { with_higher_bits::<16>(chunked_nibbles_512(block.add(48)), block.add(16)) }
 }
 
 /// The quants of a `Q6_K` block.

@@ -77,7 +77,7 @@ macro_rules! operations {
                     #[cfg(target_arch = "x86_64")]
                     Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => Ops { isa, $($name: avx512::$name,)* },
                     #[cfg(target_arch = "aarch64")]
-                    Isa::Neon => Ops { isa, $($name: neon::$name,)* },
+                    Isa::Neon | Isa::I8mm => Ops { isa, $($name: neon::$name,)* },
                 }
             }
 

@@ -26,6 +26,9 @@ pub enum Isa {
     /// aarch64 with the dot product extension.
     #[cfg(target_arch = "aarch64")]
     Neon,
+    /// The same with matrix products of 8-bit integers, for many rows.
+    #[cfg(target_arch = "aarch64")]
+    I8mm,
 }
 
 impl Isa {
@@ -61,6 +64,8 @@ impl Isa {
             Isa::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Isa::I8mm => "i8mm",
         }
     }
 }
@@ -91,8 +96,12 @@ fn x86_64(found: &mut Vec<Isa>) {
 #[cfg(target_arch = "aarch64")]
 fn aarch64(found: &mut Vec<Isa>) {
     use std::arch::is_aarch64_feature_detected as has;
-    if has!("dotprod") {
-        found.push(Isa::Neon);
+    if !has!("dotprod") {
+        return;
+    }
+    found.push(Isa::Neon);
+    if has!("i8mm") {
+        found.push(Isa::I8mm);
     }
 }
 

@@ -102,7 +102,7 @@ impl<'a> Job<'a> {
         assert_eq!(bytes.len(), n_rows * row_bytes);
         assert_eq!(row_bytes, n_blocks * ty.block_bytes());
         assert_eq!(acts.row_len(), n_blocks * ty.block_len());
-        let many = acts.n_rows() >= tile::least_rows(ops.isa());
+        let many = acts.n_rows() >= tile::LEAST_ROWS;
         let path = match integer_dot(ty, ops, acts.precision()) {
             None => Path::Decoded,
             Some(dot) => match tile::task_of(ty, ops.isa()).filter(|_| many) {
@@ -112,7 +112,7 @@ impl<'a> Job<'a> {
         };
         let share = n_rows.div_ceil(pool.n_threads() * TASKS_PER_THREAD);
         let task_rows = match path {
-            Path::Panels(_) => share.next_multiple_of(PANEL_ROWS).clamp(PANEL_ROWS, MAX_PANELS * PANEL_ROWS),
+            Path::Panels(_) => share.next_multiple_of(2 * PANEL_ROWS).min(MAX_PANELS * PANEL_ROWS),
             _ => share.next_multiple_of(TILE_ROWS).clamp(TILE_ROWS, MAX_TASK_ROWS),
         };
         Job { product, path, n_rows, task_rows }

@@ -60,6 +60,8 @@ fn loop_of(isa: Isa, element: Element) -> Option<(Loop, u64)> {
         (_, Element::Float) => (aarch64::fmla, 16 * 4 * 2),
         #[cfg(target_arch = "aarch64")]
         (Isa::Neon, Element::Integer) => (aarch64::sdot, 16 * 16 * 2),
+        #[cfg(target_arch = "aarch64")]
+        (Isa::I8mm, Element::Integer) => (aarch64::smmla, 16 * 32 * 2),
     })
 }
 
@@ -194,79 +196,50 @@ mod x86_64 {
 mod aarch64 {
     use super::asm;
 
-    #[target_feature(enable = "neon")]
-    pub(super) fn fmla(n: u64) {
-        // SAFETY: registers alone are touched, all of them declared, and `n` is at least 1.
-        unsafe {
-            asm!(
-                "movi v30.16b, #0",
-                "movi v31.16b, #0",
-                "2:",
-                "fmla v0.4s, v30.4s, v31.4s",
-                "fmla v1.4s, v30.4s, v31.4s",
-                "fmla v2.4s, v30.4s, v31.4s",
-                "fmla v3.4s, v30.4s, v31.4s",
-                "fmla v4.4s, v30.4s, v31.4s",
-                "fmla v5.4s, v30.4s, v31.4s",
-                "fmla v6.4s, v30.4s, v31.4s",
-                "fmla v7.4s, v30.4s, v31.4s",
-                "fmla v8.4s, v30.4s, v31.4s",
-                "fmla v9.4s, v30.4s, v31.4s",
-                "fmla v10.4s, v30.4s, v31.4s",
-                "fmla v11.4s, v30.4s, v31.4s",
-                "fmla v12.4s, v30.4s, v31.4s",
-                "fmla v13.4s, v30.4s, v31.4s",
-                "fmla v14.4s, v30.4s, v31.4s",
-                "fmla v15.4s, v30.4s, v31.4s",
-                "subs {n}, {n}, #1",
-                "b.ne 2b",
-                n = inout(reg) n.max(1) => _,
-                out("v0") _, out("v1") _, out("v2") _, out("v3") _,
-                out("v4") _, out("v5") _, out("v6") _, out("v7") _,
-                out("v8") _, out("v9") _, out("v10") _, out("v11") _,
-                out("v12") _, out("v13") _, out("v14") _, out("v15") _,
-                out("v30") _, out("v31") _,
-                options(nomem, nostack)
-            );
-        }
+    macro_rules! rounds {
+        ($name:ident, $features:literal, $instruction:literal, $operands:literal) => {
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(n: u64) {
+                // SAFETY: registers alone are touched, all of them declared, and `n` is at least 1.
+                unsafe {
+                    asm!(
+                        "movi v30.16b, #0",
+                        "movi v31.16b, #0",
+                        "2:",
+                        concat!($instruction, " v0.4s, ", $operands),
+                        concat!($instruction, " v1.4s, ", $operands),
+                        concat!($instruction, " v2.4s, ", $operands),
+                        concat!($instruction, " v3.4s, ", $operands),
+                        concat!($instruction, " v4.4s, ", $operands),
+                        concat!($instruction, " v5.4s, ", $operands),
+                        concat!($instruction, " v6.4s, ", $operands),
+                        concat!($instruction, " v7.4s, ", $operands),
+                        concat!($instruction, " v8.4s, ", $operands),
+                        concat!($instruction, " v9.4s, ", $operands),
+                        concat!($instruction, " v10.4s, ", $operands),
+                        concat!($instruction, " v11.4s, ", $operands),
+                        concat!($instruction, " v12.4s, ", $operands),
+                        concat!($instruction, " v13.4s, ", $operands),
+                        concat!($instruction, " v14.4s, ", $operands),
+                        concat!($instruction, " v15.4s, ", $operands),
+                        "subs {n}, {n}, #1",
+                        "b.ne 2b",
+                        n = inout(reg) n.max(1) => _,
+                        out("v0") _, out("v1") _, out("v2") _, out("v3") _,
+                        out("v4") _, out("v5") _, out("v6") _, out("v7") _,
+                        out("v8") _, out("v9") _, out("v10") _, out("v11") _,
+                        out("v12") _, out("v13") _, out("v14") _, out("v15") _,
+                        out("v30") _, out("v31") _,
+                        options(nomem, nostack)
+                    );
+                }
+            }
+        };
     }
 
-    #[target_feature(enable = "neon,dotprod")]
-    pub(super) fn sdot(n: u64) {
-        // SAFETY: registers alone are touched, all of them declared, and `n` is at least 1.
-        unsafe {
-            asm!(
-                "movi v30.16b, #0",
-                "movi v31.16b, #0",
-                "2:",
-                "sdot v0.4s, v30.16b, v31.16b",
-                "sdot v1.4s, v30.16b, v31.16b",
-                "sdot v2.4s, v30.16b, v31.16b",
-                "sdot v3.4s, v30.16b, v31.16b",
-                "sdot v4.4s, v30.16b, v31.16b",
-                "sdot v5.4s, v30.16b, v31.16b",
-                "sdot v6.4s, v30.16b, v31.16b",
-                "sdot v7.4s, v30.16b, v31.16b",
-                "sdot v8.4s, v30.16b, v31.16b",
-                "sdot v9.4s, v30.16b, v31.16b",
-                "sdot v10.4s, v30.16b, v31.16b",
-                "sdot v11.4s, v30.16b, v31.16b",
-                "sdot v12.4s, v30.16b, v31.16b",
-                "sdot v13.4s, v30.16b, v31.16b",
-                "sdot v14.4s, v30.16b, v31.16b",
-                "sdot v15.4s, v30.16b, v31.16b",
-                "subs {n}, {n}, #1",
-                "b.ne 2b",
-                n = inout(reg) n.max(1) => _,
-                out("v0") _, out("v1") _, out("v2") _, out("v3") _,
-                out("v4") _, out("v5") _, out("v6") _, out("v7") _,
-                out("v8") _, out("v9") _, out("v10") _, out("v11") _,
-                out("v12") _, out("v13") _, out("v14") _, out("v15") _,
-                out("v30") _, out("v31") _,
-                options(nomem, nostack)
-            );
-        }
-    }
+    rounds!(fmla, "neon", "fmla", "v30.4s, v31.4s");
+    rounds!(sdot, "neon,dotprod", "sdot", "v30.16b, v31.16b");
+    rounds!(smmla, "neon,i8mm", "smmla", "v30.16b, v31.16b");
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 // One index counts through several arrays in step here.
 #![allow(clippy::needless_range_loop)]
 
-use super::{Dot, TILE_ROWS, TileOut, TileRows, WIDE, avx2};
+use super::{Dot, TILE_ROWS, TileOut, TileRows, WIDE, avx2, x86};
 use crate::kernels::activations::{Row32, Row256};
 use crate::kernels::avx512::*;
 use crate::kernels::format::*;
@@ -217,7 +217,7 @@ fn of_halves(low: i32, high: i32) -> __m512i {
     _mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xFF00, high)
 }
 
-/// The types of 256 that have no code of their own: quants in order, a scale for each 16.
+/// The types of 256 that have no code of their own: quants in order, a scale for each 16 unless there is but one.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
@@ -234,7 +234,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
         let mut acc = [_mm256_setzero_ps(); N];
         for b in 0..acts[0].scales.len() {
             let mut partial = [[_mm512_setzero_si512(); TILE_ROWS]; N];
-            let mut minimums = [[_mm512_setzero_si512(); TILE_ROWS]; N];
+            let mut minimums = [[_mm256_setzero_si256(); TILE_ROWS]; N];
             let (mut scales, mut minimum_scales) = ([0.0f32; TILE_ROWS], [0.0f32; TILE_ROWS]);
             for r in 0..TILE_ROWS {
                 let row = rows[r].add(b * bytes);
@@ -242,24 +242,39 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
                 let quants = F::quarters_512(row, &mut block);
                 (scales[r], minimum_scales[r]) = (block.scale, block.minimum_scale);
                 let of_16 = _mm256_loadu_si256(block.scales.as_ptr().cast());
-                let wide = _mm512_cvtepi16_epi32(of_16);
+                let wide_scales = _mm512_cvtepi16_epi32(of_16);
                 for t in 0..N {
                     let acts = &acts[t];
-                    let mut sum = _mm512_setzero_si512();
-                    for (quarter, quants) in quants.into_iter().enumerate() {
-                        let activations =
-                            _mm512_loadu_si512(acts.quants.as_ptr().add(256 * b + 64 * quarter).cast());
-                        let zero = _mm512_setzero_si512();
-                        let products = match F::MAX_QUANT {
-                            ..128 => D::dp(zero, quants, activations),
-                            _ => D::dp_8_bit(zero, quants, activations),
+                    let at = acts.quants.as_ptr().add(256 * b);
+                    // Without scales all products go on in one sum.
+                    let mut products = [_mm512_setzero_si512(); 4];
+                    for i in 0..4 {
+                        let quants_256 = _mm512_loadu_si512(at.add(64 * i).cast());
+                        let i_of_sum = if F::GROUP == 256 { i % 2 } else { i };
+                        let sum = &mut products[i_of_sum];
+                        *sum = match F::MAX_QUANT {
+                            ..128 => D::dp(*sum, quants[i], quants_256),
+                            _ => D::dp_8_bit(*sum, quants[i], quants_256),
                         };
-                        // 128 bits are a group of 16.
-                        let pick = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-                        let pick = _mm512_add_epi32(pick, _mm512_set1_epi32(4 * quarter as i32));
-                        let scale = _mm512_permutexvar_epi32(pick, wide);
-                        sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(products, scale));
                     }
+                    let mut sum = if F::GROUP == 256 {
+                        _mm512_add_epi32(products[0], products[1])
+                    } else if 4 * 127 * F::MAX_QUANT as usize <= i16::MAX as usize {
+                        let wide = _mm512_castsi256_si512(of_16);
+                        let low = _mm512_permutexvar_epi16(packed_scales(0), wide);
+                        let high = _mm512_permutexvar_epi16(packed_scales(8), wide);
+                        scaled::<D>(products, low, high)
+                    } else {
+                        let mut sum = _mm512_setzero_si512();
+                        for (quarter, products) in products.into_iter().enumerate() {
+                            // 128 bits are a group of 16.
+                            let pick = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                            let pick = _mm512_add_epi32(pick, _mm512_set1_epi32(4 * quarter as i32));
+                            let scale = _mm512_permutexvar_epi32(pick, wide_scales);
+                            sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(products, scale));
+                        }
+                        sum
+                    };
                     let sums = _mm256_loadu_si256(acts.sums.as_ptr().add(16 * b).cast());
                     if F::OFFSET != 0 {
                         let offset = _mm256_set1_epi32(i32::from(F::OFFSET));
@@ -269,7 +284,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
                     partial[t][r] = sum;
                     if F::HAS_MINIMUMS {
                         let of_16 = _mm256_loadu_si256(block.minimums.as_ptr().cast());
-                        minimums[t][r] = _mm512_zextsi256_si512(_mm256_madd_epi16(of_16, sums));
+                        minimums[t][r] = _mm256_madd_epi16(of_16, sums);
                     }
                 }
             }
@@ -280,7 +295,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
                 let sums = _mm256_cvtepi32_ps(sum_rows(partial[t]));
                 acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
                 if F::HAS_MINIMUMS {
-                    let sums = _mm256_cvtepi32_ps(sum_rows(minimums[t]));
+                    let sums = _mm256_cvtepi32_ps(x86::sum_rows(minimums[t]));
                     acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
                 }
             }
@@ -289,6 +304,15 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
             _mm256_storeu_ps(out.as_mut_ptr(), acc);
         }
     }
+}
+
+/// Where the scales of groups of 16 from `first` on lie, for products packed as in [`scaled`]: groups L and L + 4 in
+/// lane L of 128 bits.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn packed_scales(first: i64) -> __m512i {
+    let at = |i: i64| (first + i) * 0x0001_0001_0001_0001;
+    _mm512_setr_epi64(at(0), at(4), at(1), at(5), at(2), at(6), at(3), at(7))
 }
 
 /// Adds up the lanes of each row's partial sums.
@@ -503,13 +527,7 @@ unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N]
     // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums; the caller has
     // the instruction set.
     unsafe {
-        // Packing puts groups L and L + 4 into lane L of 128 bits.
-        let group = |i: i64| i * 0x0001_0001_0001_0001;
-        let pick = |first: i64| {
-            let at = |i: i64| group(first + i);
-            _mm512_setr_epi64(at(0), at(4), at(1), at(5), at(2), at(6), at(3), at(7))
-        };
-        let (pick_low, pick_high) = (pick(0), pick(8));
+        let (pick_low, pick_high) = (packed_scales(0), packed_scales(8));
         let mut acc = [_mm256_setzero_ps(); N];
         // All products of a block are written before they are read.
         let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; BLOCKS]; N]>::uninit();
@@ -616,7 +634,16 @@ macro_rules! compiled {
                     TensorType::Q5K => large::<Q5K>(),
                     TensorType::Q6K => large::<Q6K>(),
                     TensorType::Q8K => large::<Q8K>(),
-                    // Unpacked by hand there, which is faster than the portable form is here.
+                    TensorType::Q2K if <$dp>::IS_VNNI => large::<Q2K>(),
+                    TensorType::Q3K => large::<Q3K>(),
+                    TensorType::IQ4XS if <$dp>::IS_VNNI => large::<IQ4XS>(),
+                    TensorType::IQ2XXS => large::<IQ2XXS>(),
+                    TensorType::IQ2S => large::<IQ2S>(),
+                    TensorType::IQ3XXS => large::<IQ3XXS>(),
+                    TensorType::IQ3S => large::<IQ3S>(),
+                    TensorType::IQ1S => large::<IQ1S>(),
+                    TensorType::IQ1M => large::<IQ1M>(),
+                    // Faster there, by measurement.
                     _ => avx2::dot_of(ty),
                 }
             }

@@ -44,7 +44,7 @@ impl FormatVisitor for Portable {
 type Bytes = [uint8x16_t; 2];
 
 /// One float for each row of a tile.
-type Floats = [float32x4_t; 2];
+pub(in super::super) type Floats = [float32x4_t; 2];
 
 /// Partial sums of a tile, `[activation row][weight row]`.
 type Partial<const N: usize> = [[int32x4_t; TILE_ROWS]; N];
@@ -86,28 +86,28 @@ fn sum_rows(rows: [int32x4_t; TILE_ROWS]) -> [int32x4_t; 2] {
 /// Exact integer sums as floats, one rounding each.
 #[inline]
 #[target_feature(enable = "neon")]
-fn floats(sums: [int32x4_t; 2]) -> Floats {
+pub(in super::super) fn floats(sums: [int32x4_t; 2]) -> Floats {
     [vcvtq_f32_s32(sums[0]), vcvtq_f32_s32(sums[1])]
 }
 
 /// `a * b`
 #[inline]
 #[target_feature(enable = "neon")]
-fn scaled(a: Floats, b: f32) -> Floats {
+pub(in super::super) fn scaled(a: Floats, b: f32) -> Floats {
     [vmulq_n_f32(a[0], b), vmulq_n_f32(a[1], b)]
 }
 
 /// `a * b + acc`, rounded once.
 #[inline]
 #[target_feature(enable = "neon")]
-fn fma(acc: Floats, a: Floats, b: Floats) -> Floats {
+pub(in super::super) fn fma(acc: Floats, a: Floats, b: Floats) -> Floats {
     [vfmaq_f32(acc[0], a[0], b[0]), vfmaq_f32(acc[1], a[1], b[1])]
 }
 
 /// `-(a * b) + acc`, rounded once.
 #[inline]
 #[target_feature(enable = "neon")]
-fn fnma(acc: Floats, a: Floats, b: Floats) -> Floats {
+pub(in super::super) fn fnma(acc: Floats, a: Floats, b: Floats) -> Floats {
     [vfmsq_f32(acc[0], a[0], b[0]), vfmsq_f32(acc[1], a[1], b[1])]
 }
 

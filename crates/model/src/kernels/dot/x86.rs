@@ -190,6 +190,49 @@ pub(super) fn evens_then_odds_of_bytes(groups: __m128i) -> __m256i {
     _mm256_cvtepi8_epi16(_mm_shuffle_epi8(groups, _mm_set_epi64x(evens + 0x0101_0101_0101_0101, evens)))
 }
 
+/// The 6-bit scales of the sixteen groups of a `Q3_K` block, from 12 bytes.
+///
+/// # Safety
+/// 12 bytes at `packed` are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in super::super) unsafe fn q3_k_scales(packed: *const u8) -> __m128i {
+    // Low nibbles of the scales of groups 0 to 7, then 8 to 15, with two higher bits of every fourth group.
+    let packed = packed.cast::<u32>();
+    // SAFETY: as the caller promises.
+    let [a, b, high] = unsafe { [packed, packed.add(1), packed.add(2)].map(|p| p.read_unaligned()) };
+    let (nibble, two_bits) = (0x0F0F_0F0F, 0x3030_3030);
+    let scales = _mm_setr_epi32(
+        (a & nibble | high << 4 & two_bits) as i32,
+        (b & nibble | high << 2 & two_bits) as i32,
+        (a >> 4 & nibble | high & two_bits) as i32,
+        (b >> 4 & nibble | high >> 2 & two_bits) as i32,
+    );
+    _mm_sub_epi8(scales, _mm_set1_epi8(32))
+}
+
+/// The 6-bit scales of the eight groups of an `IQ4_XS` block, as 16-bit integers.
+///
+/// # Safety
+/// 8 bytes at `block` are readable.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(in super::super) unsafe fn iq4_xs_scales(block: *const u8) -> __m128i {
+    // SAFETY: as the caller promises.
+    let (high, low) =
+        unsafe { (block.add(2).cast::<i16>().read_unaligned(), block.add(4).cast::<u32>().read_unaligned()) };
+    // Two bits of each group from a word: masked out, multiplied to the top of 16 bits, shifted down to bit 4.
+    let masked = _mm_and_si128(
+        _mm_set1_epi16(high),
+        _mm_setr_epi16(3, 3 << 2, 3 << 4, 3 << 6, 3 << 8, 3 << 10, 3 << 12, -1 << 14),
+    );
+    let to_top = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
+    let high = _mm_srli_epi16::<10>(_mm_mullo_epi16(masked, to_top));
+    let low_of = |bits: u32| _mm_cvtsi32_si128((bits & 0x0F0F_0F0F) as i32);
+    let low = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(low_of(low), low_of(low >> 4)));
+    _mm_sub_epi16(_mm_or_si128(low, high), _mm_set1_epi16(32))
+}
+
 /// Copies 16-bit element `i` of each half into every element of that half.
 #[inline]
 #[target_feature(enable = "avx2")]

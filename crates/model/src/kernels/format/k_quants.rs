@@ -97,6 +97,17 @@ impl Format256 for Q2K {
         }
         (out.scale, out.minimum_scale) = (f16_at(block, 80), f16_at(block, 82));
     }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
+            (out.scale, out.minimum_scale) = (f16_at(bytes, 80), f16_at(bytes, 82));
+            avx512::q2_k_512(block, out)
+        }
+    }
 }
 
 pub(in super::super) struct Q3K;
@@ -116,6 +127,17 @@ impl Format256 for Q3K {
             *scale = i16::from(q3_k_scale(&packed, group));
         }
         out.scale = f16_at(block, 108);
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
+            out.scale = f16_at(bytes, 108);
+            avx512::q3_k_512(block, out)
+        }
     }
 }
 
@@ -259,5 +281,16 @@ impl Format256 for IQ4XS {
             out.scales[2 * group..2 * group + 2].fill(scale - 32);
         }
         out.scale = f16_at(block, 0);
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let bytes = std::slice::from_raw_parts(block, Self::TYPE.block_bytes());
+            out.scale = f16_at(bytes, 0);
+            avx512::iq4_xs_512(block, out)
+        }
     }
 }

@@ -50,6 +50,7 @@ pub(super) trait Format256: 'static {
     /// What quants are too large by.
     const OFFSET: u8;
     /// The largest quant, offset included.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "unsigned products alone need it"))]
     const MAX_QUANT: u8;
     /// Weights that share a scale: 16 or 32, or 256 where there are no scales of groups and all are 1.
     const GROUP: usize;
@@ -88,6 +89,7 @@ pub(super) trait Format32: 'static {
     /// What quants are too large by.
     const OFFSET: u8;
     /// The largest quant, offset included.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "unsigned products alone need it"))]
     const MAX_QUANT: u8;
     const HAS_MINIMUM: bool;
     /// Scales in each 32 weights. Part p of 32 weights is a unit of its own, in which the quants of the other

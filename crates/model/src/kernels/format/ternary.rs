@@ -1,9 +1,13 @@
 //! Ternary types: blocks of 256 with one scale.
 
+#[cfg(target_arch = "x86_64")]
+use super::super::avx512;
 use super::k_quants::two_bit_planes;
 use super::{Format256, Super, f16_at};
 use rawrz_gguf::TensorType;
 use rawrz_gguf::quant::trit;
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m512i;
 
 pub(in super::super) struct TQ1_0;
 impl Format256 for TQ1_0 {
@@ -48,5 +52,16 @@ impl Format256 for TQ2_0 {
         two_bit_planes(&block[..64], &mut out.quants);
         out.scales = [1; 16];
         out.scale = f16_at(block, 64);
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn quarters_512(block: *const u8, out: &mut Super) -> [__m512i; 4] {
+        // SAFETY: as the caller promises.
+        unsafe {
+            out.scales = [1; 16];
+            out.scale = f16_at(std::slice::from_raw_parts(block, Self::TYPE.block_bytes()), 64);
+            avx512::two_bits_512(block)
+        }
     }
 }

@@ -133,7 +133,7 @@ impl Multiply for Amx {
                         let high = vector(&sums[2 * tile + 1].0[row]);
                         _mm512_add_epi32(vector(&sums[2 * tile].0[row]), _mm512_slli_epi32::<8>(high))
                     };
-                    add_large::<F, Vnni>(panel, sum, *scale, pair_sums, &mut out[first + t]);
+                    add_large::<F, Amx, Vnni>(panel, sum, *scale, pair_sums, &mut out[first + t]);
                 }
             }
         }

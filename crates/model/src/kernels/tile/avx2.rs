@@ -6,7 +6,7 @@
 // One index counts through several arrays in step here.
 #![allow(clippy::needless_range_loop)]
 
-use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, TOKENS, Task};
+use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, TOKENS, Task, n_pairs};
 use crate::kernels::activations::Activations;
 use crate::kernels::dot::avx2::*;
 use crate::kernels::dot::x86::*;
@@ -497,7 +497,7 @@ unsafe fn multiply_256<K: Unpack256, S: Set>(
                 }
             }
         }
-        let n_pairs = if K::Format::GROUP < 32 { 8 } else { 4 };
+        let n_pairs = n_pairs::<K::Format>();
         for i in 0..WIDE.min(acts.n_rows() - t) {
             let mut pairs = [0i32; 8];
             let sums = evens_then_odds(load(rows[i].sums.as_ptr().add(16 * b).cast()));

@@ -1,5 +1,7 @@
 //! AVX-512: a step of a panel is one vector of sixteen weight rows, multiplied with four activations that are
 //! broadcast from memory.
+// One index counts through several arrays in step here.
+#![allow(clippy::needless_range_loop)]
 
 use super::frame512::{Multiply, TaskOf, add_large, add_small, pair_sums, vector};
 use super::{PANEL_LEN, PANEL_ROWS, Panel, TOKENS, Task};
@@ -11,8 +13,10 @@ use rawrz_gguf::TensorType;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-/// Rows of activations that are multiplied at once, so that each load of weights serves so many.
-const WIDE: usize = 8;
+/// Panels, and rows of activations, that are multiplied at once: their sums and totals fill three quarters of the
+/// registers, and so many sums hide the latency of a product.
+const TOGETHER: usize = 2;
+const WIDE: usize = 6;
 
 pub(super) fn task_of(ty: TensorType, isa: Isa) -> Option<Task> {
     match isa {
@@ -39,49 +43,13 @@ impl<D: Dp> Multiply for Rows512<D> {
         b: usize,
         out: &mut [[f32; PANEL_ROWS]],
     ) {
-        let n = acts.n_rows();
-        for first in (0..n).step_by(WIDE) {
-            // The last row stands in for those that are missing, and is not stored twice.
-            let mut quants = [std::ptr::null(); WIDE];
-            let mut sums_of = [[0; 8]; WIDE];
-            for t in 0..WIDE {
-                let row = acts.row_256((first + t).min(n - 1));
-                quants[t] = row.quants[PANEL_LEN * b..].as_ptr();
-                sums_of[t] = pair_sums::<F>(&row.sums.as_chunks::<16>().0[b]);
-            }
-            for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
-                let mut totals = [_mm512_setzero_si512(); WIDE];
-                let steps = F::GROUP.min(64) / 4;
-                for group in 0..64 / steps {
-                    let mut sums = [_mm512_setzero_si512(); WIDE];
-                    for step in group * steps..(group + 1) * steps {
-                        // SAFETY: step is below 64, of which the plane and 256 activations have so many.
-                        unsafe {
-                            let weights = _mm512_loadu_si512(panel.quants[0].as_ptr().add(64 * step).cast());
-                            for t in 0..WIDE {
-                                let four = quants[t].add(4 * step).cast::<i32>().read_unaligned();
-                                let four = _mm512_set1_epi32(four);
-                                sums[t] = match F::MAX_QUANT {
-                                    ..128 => D::dp(sums[t], weights, four),
-                                    _ => D::dp_8_bit(sums[t], weights, four),
-                                };
-                            }
-                        }
-                    }
-                    // SAFETY: a group of scales is 64 bytes.
-                    let scale = _mm512_srai_epi32::<16>(unsafe { vector(&panel.scales[group * steps / 4]) });
-                    for t in 0..WIDE {
-                        totals[t] = _mm512_add_epi32(totals[t], _mm512_mullo_epi32(sums[t], scale));
-                    }
-                }
-                for t in 0..WIDE.min(n - first) {
-                    let row = acts.row_256(first + t);
-                    let mut total = totals[t];
-                    if F::OFFSET != 0 {
-                        let sums = &row.sums.as_chunks::<16>().0[b];
-                        total = _mm512_sub_epi32(total, offset::<F, D>(panel, sums));
-                    }
-                    add_large::<F, D>(panel, total, row.scales[b], &sums_of[t], &mut out[first + t]);
+        let stride = acts.n_rows().next_multiple_of(TOKENS);
+        for (panels, out) in panels.chunks(TOGETHER).zip(out.chunks_mut(TOGETHER * stride)) {
+            // SAFETY: as the caller promises.
+            unsafe {
+                match panels {
+                    [first, second] => large::<F, D, 2>([first, second], acts, b, out),
+                    _ => large::<F, D, 1>([&panels[0]], acts, b, out),
                 }
             }
         }
@@ -92,67 +60,207 @@ impl<D: Dp> Multiply for Rows512<D> {
     unsafe fn small<F: Format32>(
         panels: &[Panel],
         acts: &Activations,
-        first_unit: usize,
-        n_units: usize,
+        first: usize,
+        n: usize,
         out: &mut [[f32; PANEL_ROWS]],
     ) {
-        let n = acts.n_rows();
-        for first in (0..n).step_by(WIDE) {
-            let mut rows = [acts.row_32(first); WIDE];
-            for (t, row) in rows.iter_mut().enumerate() {
-                // The last row stands in for those that are missing.
-                *row = acts.row_32((first + t).min(n - 1));
-            }
-            for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
-                let mut acc = [_mm512_setzero_ps(); WIDE];
-                for t in 0..WIDE {
-                    // SAFETY: the results are 16 floats each, padded to more than `WIDE` rows.
-                    acc[t] = _mm512_castsi512_ps(unsafe { vector(&out[first + t]) });
-                }
-                for unit in 0..n_units {
-                    let b = (first_unit + unit) / F::PARTS;
-                    let mut sums = [_mm512_setzero_si512(); WIDE];
-                    for step in 0..8 {
-                        // SAFETY: a unit is 8 steps of the plane and 32 activations of block `b`, which is there.
-                        unsafe {
-                            let at = 64 * (8 * unit + step);
-                            let weights = _mm512_loadu_si512(panel.quants[0].as_ptr().add(at).cast());
-                            for t in 0..WIDE {
-                                let four = rows[t].quants.as_ptr().add(32 * b + 4 * step);
-                                let four = _mm512_set1_epi32(four.cast::<i32>().read_unaligned());
-                                sums[t] = match F::MAX_QUANT {
-                                    ..128 => D::dp(sums[t], weights, four),
-                                    _ => D::dp_8_bit(sums[t], weights, four),
-                                };
-                            }
-                        }
-                    }
-                    for t in 0..WIDE {
-                        let offset = i32::from(F::OFFSET) * rows[t].sums[b];
-                        let sum = _mm512_sub_epi32(sums[t], _mm512_set1_epi32(offset));
-                        let row = (rows[t].scales[b], rows[t].scaled_sums[b]);
-                        acc[t] = add_small::<F>(panel, unit, sum, row, acc[t]);
-                    }
-                }
-                for (out, acc) in out[first..].iter_mut().zip(acc) {
-                    // SAFETY: the results are 16 floats each.
-                    unsafe { _mm512_storeu_ps(out.as_mut_ptr(), acc) };
+        let stride = acts.n_rows().next_multiple_of(TOKENS);
+        for (panels, out) in panels.chunks(TOGETHER).zip(out.chunks_mut(TOGETHER * stride)) {
+            // SAFETY: as the caller promises.
+            unsafe {
+                match panels {
+                    [a, b] => small::<F, D, 2>([a, b], acts, first, n, out),
+                    _ => small::<F, D, 1>([&panels[0]], acts, first, n, out),
                 }
             }
         }
     }
 }
 
-/// What the offset of the quants adds to the dot of each weight row.
+/// Four activations for all rows of a panel.
+///
+/// # Safety
+/// Four bytes at `p` are readable.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-fn offset<F: Format256, D: Dp>(panel: &Panel, sums: &[i16; 16]) -> __m512i {
-    let mut offset = _mm512_setzero_si512();
-    for (scales, sum) in panel.scales.iter().zip(sums) {
-        // Scales stand twice in a lane: one of them is multiplied with the sum, the other with 0.
-        let sum = _mm512_set1_epi32(i32::from(*sum as u16));
-        // SAFETY: a group of scales is 64 bytes; the callers have what `D` needs.
-        offset = unsafe { D::dp_16(offset, vector(scales), sum) };
+unsafe fn broadcast(p: *const i8) -> __m512i {
+    // SAFETY: as the caller promises.
+    _mm512_set1_epi32(unsafe { p.cast::<i32>().read_unaligned() })
+}
+
+/// Adds the products of steps `first` to `first + n - 1` of panels whose quants start at `weights`, and of rows of
+/// activations that start at `acts`.
+///
+/// # Safety
+/// Panels and activations have these steps, and the machine what `D` needs.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn add_steps<D: Dp, const EIGHT_BITS: bool, const P: usize>(
+    sums: &mut [[__m512i; WIDE]; P],
+    weights: &[*const u8; P],
+    acts: &[*const i8; WIDE],
+    first: usize,
+    n: usize,
+) {
+    for step in first..first + n {
+        let mut of_panels = [_mm512_setzero_si512(); P];
+        // SAFETY: as the caller promises; a step is 64 bytes of a panel and 4 activations.
+        unsafe {
+            for p in 0..P {
+                of_panels[p] = _mm512_loadu_si512(weights[p].add(64 * step).cast());
+            }
+            for t in 0..WIDE {
+                let four = broadcast(acts[t].add(4 * step));
+                for p in 0..P {
+                    sums[p][t] = match EIGHT_BITS {
+                        false => D::dp(sums[p][t], of_panels[p], four),
+                        true => D::dp_8_bit(sums[p][t], of_panels[p], four),
+                    };
+                }
+            }
+        }
     }
-    _mm512_mullo_epi32(offset, _mm512_set1_epi32(i32::from(F::OFFSET)))
+}
+
+/// Adds the products of super-block `b` of some panels to their results.
+///
+/// # Safety
+/// As [`Multiply::large`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn large<F: Format256, D: Dp, const P: usize>(
+    panels: [&Panel; P],
+    acts: &Activations,
+    b: usize,
+    out: &mut [[f32; PANEL_ROWS]],
+) {
+    let n = acts.n_rows();
+    let stride = n.next_multiple_of(TOKENS);
+    let mut weights = [std::ptr::null(); P];
+    for p in 0..P {
+        weights[p] = panels[p].quants[0].as_ptr();
+    }
+    // Steps of a group, and of a part of it that is summed up before the scale is applied: in 16 bits, where that many
+    // sums fit, so that one multiply-add of pairs applies it.
+    let steps = F::GROUP / 4;
+    let in_16_bits = i16::MAX as usize / (4 * 127 * F::MAX_QUANT as usize);
+    let part = if in_16_bits >= 4 { 4 } else { steps };
+    for first in (0..n).step_by(WIDE) {
+        // The last row stands in for those that are missing, and is not stored twice.
+        let mut quants = [std::ptr::null(); WIDE];
+        for t in 0..WIDE {
+            quants[t] = acts.row_256((first + t).min(n - 1)).quants[PANEL_LEN * b..].as_ptr();
+        }
+        let mut totals = [[_mm512_setzero_si512(); WIDE]; P];
+        // SAFETY: a plane has 64 steps, and so have 256 activations; a group of scales is 64 bytes.
+        unsafe {
+            if F::GROUP == PANEL_LEN {
+                match F::MAX_QUANT {
+                    ..128 => add_steps::<D, false, P>(&mut totals, &weights, &quants, 0, 64),
+                    _ => add_steps::<D, true, P>(&mut totals, &weights, &quants, 0, 64),
+                }
+            } else {
+                for at in (0..64).step_by(part) {
+                    let mut sums = [[_mm512_setzero_si512(); WIDE]; P];
+                    match F::MAX_QUANT {
+                        ..128 => add_steps::<D, false, P>(&mut sums, &weights, &quants, at, part),
+                        _ => add_steps::<D, true, P>(&mut sums, &weights, &quants, at, part),
+                    }
+                    for p in 0..P {
+                        let scales = vector(&panels[p].scales[at / 4]);
+                        if in_16_bits >= 4 {
+                            // The upper halves, which repeat the sign, count nothing.
+                            let scales = _mm512_and_si512(scales, _mm512_set1_epi32(0xFFFF));
+                            for t in 0..WIDE {
+                                totals[p][t] = D::dp_16(totals[p][t], sums[p][t], scales);
+                            }
+                        } else {
+                            let scales = _mm512_srai_epi32::<16>(scales);
+                            for t in 0..WIDE {
+                                let scaled = _mm512_mullo_epi32(sums[p][t], scales);
+                                totals[p][t] = _mm512_add_epi32(totals[p][t], scaled);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        for t in 0..WIDE.min(n - first) {
+            let row = acts.row_256(first + t);
+            let sums = pair_sums::<F>(&row.sums.as_chunks::<16>().0[b]);
+            for p in 0..P {
+                let out = &mut out[p * stride + first + t];
+                add_large::<F, Rows512<D>, D>(panels[p], totals[p][t], row.scales[b], &sums, out);
+            }
+        }
+    }
+}
+
+/// Adds the products of units `first_unit` to `first_unit + n_units - 1` of some panels to their results.
+///
+/// # Safety
+/// As [`Multiply::small`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn small<F: Format32, D: Dp, const P: usize>(
+    panels: [&Panel; P],
+    acts: &Activations,
+    first_unit: usize,
+    n_units: usize,
+    out: &mut [[f32; PANEL_ROWS]],
+) {
+    let n = acts.n_rows();
+    let stride = n.next_multiple_of(TOKENS);
+    for first in (0..n).step_by(WIDE) {
+        let here = WIDE.min(n - first);
+        let mut rows = [acts.row_32(first); WIDE];
+        for (t, row) in rows.iter_mut().enumerate() {
+            // The last row stands in for those that are missing, and is not stored twice.
+            *row = acts.row_32((first + t).min(n - 1));
+        }
+        let mut acc = [[_mm512_setzero_ps(); WIDE]; P];
+        for p in 0..P {
+            for t in 0..here {
+                // SAFETY: the results are 16 floats each.
+                acc[p][t] = _mm512_castsi512_ps(unsafe { vector(&out[p * stride + first + t]) });
+            }
+        }
+        for unit in 0..n_units {
+            let b = (first_unit + unit) / F::PARTS;
+            let mut weights = [std::ptr::null(); P];
+            for p in 0..P {
+                weights[p] = panels[p].quants[0][32 * PANEL_ROWS * unit..].as_ptr();
+            }
+            let mut quants = [std::ptr::null(); WIDE];
+            let mut sums = [[_mm512_setzero_si512(); WIDE]; P];
+            for t in 0..WIDE {
+                quants[t] = rows[t].quants[32 * b..].as_ptr();
+                if F::OFFSET != 0 {
+                    let offset = _mm512_set1_epi32(-i32::from(F::OFFSET) * rows[t].sums[b]);
+                    for p in 0..P {
+                        sums[p][t] = offset;
+                    }
+                }
+            }
+            // SAFETY: a unit is 8 steps of the plane and 32 activations of block `b`, which is there.
+            unsafe {
+                match F::MAX_QUANT {
+                    ..128 => add_steps::<D, false, P>(&mut sums, &weights, &quants, 0, 8),
+                    _ => add_steps::<D, true, P>(&mut sums, &weights, &quants, 0, 8),
+                }
+            }
+            for t in 0..WIDE {
+                let row = (rows[t].scales[b], rows[t].scaled_sums[b]);
+                for p in 0..P {
+                    acc[p][t] = add_small::<F>(panels[p], unit, sums[p][t], row, acc[p][t]);
+                }
+            }
+        }
+        for p in 0..P {
+            for t in 0..here {
+                // SAFETY: the results are 16 floats each.
+                unsafe { _mm512_storeu_ps(out[p * stride + first + t].as_mut_ptr(), acc[p][t]) };
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! What AVX-512 and AMX share: panels filled by AVX-512, and float terms added to sixteen results at once. How
 //! sums are formed in between is up to [`Multiply`].
 
-use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, Task};
+use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, Task, n_pairs};
 use crate::kernels::activations::Activations;
 use crate::kernels::avx512::*;
 use crate::kernels::format::*;
@@ -11,7 +11,8 @@ use std::marker::PhantomData;
 
 /// How panels are multiplied.
 pub(super) trait Multiply {
-    /// Whether quants of units of 32 are wanted as signed bytes, without the offset of the type.
+    /// Whether quants are multiplied without the offset of the type: those of units of 32 as signed bytes, those of
+    /// super-blocks as [`Multiply::prepare`] leaves them.
     const SIGNED: bool;
     /// What there is to do before a task, and after it.
     ///
@@ -74,7 +75,7 @@ unsafe fn task_256<F: Format256, M: Multiply>(rows: Rows, acts: &Activations, sc
         M::begin(false);
         for b in 0..acts.row_len() / PANEL_LEN {
             for (i, panel) in scratch.panels[..n_panels].iter_mut().enumerate() {
-                fill_256::<F>(panel, &rows.of_panel(i).map(|row| row.add(b * F::TYPE.block_bytes())));
+                fill_256::<F, M>(panel, &rows.of_panel(i).map(|row| row.add(b * F::TYPE.block_bytes())));
                 M::prepare::<F>(panel);
             }
             M::large::<F>(&scratch.panels[..n_panels], acts, b, &mut scratch.results);
@@ -104,32 +105,46 @@ unsafe fn task_32<F: Format32, M: Multiply>(rows: Rows, acts: &Activations, scra
     }
 }
 
-/// `v[i]` holds elements i of all rows afterwards, where `v[r]` held those of row r before; elements are 32 bits.
+/// Stores the first `N` (a multiple of four) of sixteen vectors at `out`, where vector i holds elements i of all `rows`;
+/// elements are 32 bits.
+///
+/// # Safety
+/// `N` times 64 bytes at `out` are writable.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
-    let pairs: [__m512i; 16] = from_fn(|i| match i % 2 {
-        0 => _mm512_unpacklo_epi32(v[i], v[i + 1]),
-        _ => _mm512_unpackhi_epi32(v[i - 1], v[i]),
-    });
+unsafe fn store_transposed<const N: usize>(rows: &[__m512i; 16], out: *mut __m512i) {
+    let zero = _mm512_setzero_si512();
+    let mut pairs = [zero; 16];
+    for i in (0..16).step_by(2) {
+        pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
+    }
     // fours[4i + c]: in lane L of 128 bits, element 4L + c of rows 4i to 4i + 3.
-    let fours: [__m512i; 16] = from_fn(|i| {
-        let (first, c) = (i / 4 * 4, i % 4);
-        let (a, b) = (pairs[first + c / 2], pairs[first + c / 2 + 2]);
-        if c % 2 == 0 { _mm512_unpacklo_epi64(a, b) } else { _mm512_unpackhi_epi64(a, b) }
-    });
-    // Lanes 0 and 2, or 1 and 3, of rows 0 to 7 (h = 0) and of rows 8 to 15.
-    let even = |h: usize, c: usize| _mm512_shuffle_i32x4::<0x88>(fours[8 * h + c], fours[8 * h + 4 + c]);
-    let odd = |h: usize, c: usize| _mm512_shuffle_i32x4::<0xDD>(fours[8 * h + c], fours[8 * h + 4 + c]);
-    from_fn(|i| {
-        let c = i % 4;
-        match i / 4 {
-            0 => _mm512_shuffle_i32x4::<0x88>(even(0, c), even(1, c)),
-            1 => _mm512_shuffle_i32x4::<0x88>(odd(0, c), odd(1, c)),
-            2 => _mm512_shuffle_i32x4::<0xDD>(even(0, c), even(1, c)),
-            _ => _mm512_shuffle_i32x4::<0xDD>(odd(0, c), odd(1, c)),
+    let mut fours = [zero; 16];
+    for i in (0..16).step_by(4) {
+        for half in 0..2 {
+            let (a, b) = (pairs[i + half], pairs[i + half + 2]);
+            fours[i + 2 * half] = _mm512_unpacklo_epi64(a, b);
+            fours[i + 2 * half + 1] = _mm512_unpackhi_epi64(a, b);
         }
-    })
+    }
+    for c in 0..4 {
+        let [a, b, d, e] = [fours[c], fours[4 + c], fours[8 + c], fours[12 + c]];
+        // Lanes 0 and 2, and 1 and 3, of rows 0 to 7 and of rows 8 to 15.
+        let even = [_mm512_shuffle_i32x4::<0x88>(a, b), _mm512_shuffle_i32x4::<0x88>(d, e)];
+        let odd = [_mm512_shuffle_i32x4::<0xDD>(a, b), _mm512_shuffle_i32x4::<0xDD>(d, e)];
+        // SAFETY: as the caller promises; no alignment is asked for.
+        unsafe {
+            _mm512_storeu_si512(out.add(c), _mm512_shuffle_i32x4::<0x88>(even[0], even[1]));
+            if N > 4 {
+                _mm512_storeu_si512(out.add(4 + c), _mm512_shuffle_i32x4::<0x88>(odd[0], odd[1]));
+            }
+            if N > 8 {
+                _mm512_storeu_si512(out.add(8 + c), _mm512_shuffle_i32x4::<0xDD>(even[0], even[1]));
+                _mm512_storeu_si512(out.add(12 + c), _mm512_shuffle_i32x4::<0xDD>(odd[0], odd[1]));
+            }
+        }
+    }
 }
 
 /// Puts `panel.rows` in the order of steps.
@@ -137,20 +152,21 @@ fn transpose(v: [__m512i; 16]) -> [__m512i; 16] {
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 fn transpose_rows(panel: &mut Panel) {
     for quarter in 0..4 {
+        let mut rows = [_mm512_setzero_si512(); 16];
         // SAFETY: 64 bytes of a row of 256, and 16 vectors of 64 bytes of a quarter of the plane.
         unsafe {
-            let rows = from_fn(|r| _mm512_loadu_si512(panel.rows[r].as_ptr().add(64 * quarter).cast()));
-            let plane = panel.quants[0].as_mut_ptr().add(1024 * quarter);
-            for (i, step) in transpose(rows).into_iter().enumerate() {
-                _mm512_storeu_si512(plane.add(64 * i).cast(), step);
+            for (place, row) in rows.iter_mut().zip(&panel.rows) {
+                *place = _mm512_loadu_si512(row.as_ptr().add(64 * quarter).cast());
             }
+            store_transposed::<16>(&rows, panel.quants[0].as_mut_ptr().add(1024 * quarter).cast());
         }
     }
 }
 
-/// Pairs of minimums of a super-block: of each 32 weights where those share theirs, else of each 16.
-const fn n_pairs<F: Format256>() -> usize {
-    if F::GROUP < 32 { 8 } else { 4 }
+/// Whether pairs of minimums are there: those of the type, or what the offset adds to products of unsigned quants.
+const fn has_pairs<F: Format256>(signed: bool) -> bool {
+    const { assert!(F::OFFSET == 0 || !F::HAS_MINIMUMS) };
+    F::HAS_MINIMUMS || F::OFFSET != 0 && !signed
 }
 
 /// The sums of activations that the pairs of minimums are multiplied with, two 16-bit integers in each.
@@ -183,7 +199,7 @@ pub(super) fn pair_sums<F: Format256>(sums: &[i16; 16]) -> PairSums {
 /// All blocks are readable.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn fill_256<F: Format256>(panel: &mut Panel, blocks: &[*const u8; PANEL_ROWS]) {
+unsafe fn fill_256<F: Format256, M: Multiply>(panel: &mut Panel, blocks: &[*const u8; PANEL_ROWS]) {
     let mut block = Super::EMPTY;
     let mut scales = [_mm512_setzero_si512(); PANEL_ROWS];
     let mut minimums = [_mm512_setzero_si512(); PANEL_ROWS];
@@ -194,10 +210,15 @@ unsafe fn fill_256<F: Format256>(panel: &mut Panel, blocks: &[*const u8; PANEL_R
             for (i, quarter) in quarters.into_iter().enumerate() {
                 _mm512_storeu_si512(panel.rows[r].as_mut_ptr().add(64 * i).cast(), quarter);
             }
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(block.scales.as_ptr().cast()));
+            let scales_of_16 = _mm256_loadu_si256(block.scales.as_ptr().cast());
+            let wide = _mm512_cvtepu16_epi32(scales_of_16);
             scales[r] = _mm512_or_si512(wide, _mm512_slli_epi32::<16>(wide));
-            if F::HAS_MINIMUMS {
-                let of_16 = _mm256_loadu_si256(block.minimums.as_ptr().cast());
+            if has_pairs::<F>(M::SIGNED) {
+                let of_16 = match F::HAS_MINIMUMS {
+                    true => _mm256_loadu_si256(block.minimums.as_ptr().cast()),
+                    // What the offset of the quants adds is taken off as if it were a minimum.
+                    false => _mm256_mullo_epi16(scales_of_16, _mm256_set1_epi16(i16::from(F::OFFSET))),
+                };
                 minimums[r] = match n_pairs::<F>() {
                     // Of two equal neighbours one is kept.
                     4 => _mm512_castsi128_si512(_mm256_cvtepi32_epi16(of_16)),
@@ -215,12 +236,12 @@ unsafe fn fill_256<F: Format256>(panel: &mut Panel, blocks: &[*const u8; PANEL_R
     transpose_rows(panel);
     // SAFETY: the arrays are vectors of 64 bytes.
     unsafe {
-        for (place, group) in panel.scales.iter_mut().zip(transpose(scales)) {
-            _mm512_storeu_si512(place.as_mut_ptr().cast(), group);
-        }
-        if F::HAS_MINIMUMS {
-            for (place, pair) in panel.minimums.iter_mut().zip(transpose(minimums)) {
-                _mm512_storeu_si512(place.as_mut_ptr().cast(), pair);
+        store_transposed::<16>(&scales, panel.scales.as_mut_ptr().cast());
+        if has_pairs::<F>(M::SIGNED) {
+            let place = panel.minimums.as_mut_ptr().cast();
+            match n_pairs::<F>() {
+                4 => store_transposed::<4>(&minimums, place),
+                _ => store_transposed::<8>(&minimums, place),
             }
         }
     }
@@ -296,12 +317,12 @@ pub(super) unsafe fn vector<T>(row: &T) -> __m512i {
 
 /// Adds the terms of a super-block to the results of one row of activations.
 ///
-/// `sum` is the integer dot of each weight row, `scale` that of the activations.
+/// `sum` is the integer dot of each weight row as `M` forms it, `scale` that of the activations.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-pub(super) fn add_large<F: Format256, D: Dp>(
+pub(super) fn add_large<F: Format256, M: Multiply, D: Dp>(
     panel: &Panel,
-    sum: __m512i,
+    mut sum: __m512i,
     scale: f32,
     sums: &PairSums,
     out: &mut [f32; PANEL_ROWS],
@@ -309,14 +330,19 @@ pub(super) fn add_large<F: Format256, D: Dp>(
     let scale = _mm512_set1_ps(scale);
     // SAFETY: all rows are 16 values; the callers have what `D` needs.
     unsafe {
+        let mut minimum = _mm512_setzero_si512();
+        if has_pairs::<F>(M::SIGNED) {
+            for (pair, sum) in panel.minimums.iter().zip(sums).take(n_pairs::<F>()) {
+                minimum = D::dp_16(minimum, vector(pair), _mm512_set1_epi32(*sum));
+            }
+        }
+        if !F::HAS_MINIMUMS {
+            sum = _mm512_sub_epi32(sum, minimum);
+        }
         let scales = _mm512_mul_ps(_mm512_castsi512_ps(vector(&panel.unit_scales[0])), scale);
         let mut acc = _mm512_castsi512_ps(vector(out));
         acc = _mm512_fmadd_ps(scales, _mm512_cvtepi32_ps(sum), acc);
         if F::HAS_MINIMUMS {
-            let mut minimum = _mm512_setzero_si512();
-            for (pair, sum) in panel.minimums.iter().zip(sums).take(n_pairs::<F>()) {
-                minimum = D::dp_16(minimum, vector(pair), _mm512_set1_epi32(*sum));
-            }
             let scales = _mm512_mul_ps(_mm512_castsi512_ps(vector(&panel.unit_minimums[0])), scale);
             acc = _mm512_fnmadd_ps(scales, _mm512_cvtepi32_ps(minimum), acc);
         }

@@ -5,7 +5,7 @@
 //!   quants  [k / 4][weight row][4]      one step of a dot: four products in each row's lane
 //! ```
 //!
-//! No sum crosses lanes. Results have the bits of the dots in [`super::dot`], by the definition in [`super`].
+//! (with i8mm eight, two rows of which are an operand). No sum crosses lanes. Results have the bits of the dots in [`super::dot`], by the definition in [`super`].
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
@@ -15,8 +15,11 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod frame512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 
 use super::activations::Activations;
+use super::format::Format256;
 use super::isa::Isa;
 use rawrz_gguf::TensorType;
 use std::cell::RefCell;
@@ -65,7 +68,7 @@ pub(super) type Task = unsafe fn(Rows, &Activations, &mut Scratch);
 /// [`PANEL_LEN`] weights of each row of a panel, unpacked.
 #[repr(C, align(64))]
 struct Panel {
-    /// `[k / 4][row][4]`; a second plane of the same form is for kernels that split weights into two bytes.
+    /// `[k / 4][row][4]`, or `[k / 8][row][8]` with i8mm; a second plane of the same form is for kernels that split weights into two bytes.
     quants: [[u8; PANEL_LEN * PANEL_ROWS]; 2],
     /// Of super-blocks: integer scales of each 16 weights, twice for the two halves of a lane, `[group][row][2]`. The
     /// order of groups is the kernel's.
@@ -79,6 +82,11 @@ struct Panel {
     unit_minimums: [[f32; PANEL_ROWS]; 8],
     /// The quants of each row as they were unpacked.
     rows: [[u8; PANEL_LEN]; PANEL_ROWS],
+}
+
+/// Pairs of minimums of a super-block: of each 32 weights where those share theirs, else of each 16.
+const fn n_pairs<F: Format256>() -> usize {
+    if F::GROUP < 32 { 8 } else { 4 }
 }
 
 /// What a task works in; each thread keeps one.
@@ -136,15 +144,11 @@ pub(super) fn task_of(ty: TensorType, isa: Isa) -> Option<Task> {
         Isa::Avx512 | Isa::Avx512Vnni => avx512::task_of(ty, isa),
         #[cfg(target_arch = "x86_64")]
         Isa::Amx => amx::task_of(ty),
-        _ => None,
+        #[cfg(target_arch = "aarch64")]
+        Isa::Neon | Isa::I8mm => neon::task_of(ty, isa),
+        Isa::Scalar => None,
     }
 }
 
-/// Rows of activations from which on the kernel of `isa` is faster than the dots; measured with the bench `kernels`.
-pub(super) fn least_rows(isa: Isa) -> usize {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx => 8,
-        _ => 12,
-    }
-}
+/// Rows of activations from which on panels are faster than the dots; measured with the bench `kernels`.
+pub(super) const LEAST_ROWS: usize = 12;

@@ -77,17 +77,7 @@ unpack!(Q3K, f16_at: [108, 108], factor: 1.0, |block, _signed| {
     for (j, quants) in quants.iter_mut().enumerate() {
         *quants = _mm256_or_si256(two_bit_plane(block.add(32), j), bit(high, j, 2));
     }
-    // Low nibbles of the scales of groups 0 to 7, then 8 to 15, with two higher bits of every fourth group.
-    let packed = block.add(96).cast::<u32>();
-    let [a, b, high] = [packed, packed.add(1), packed.add(2)].map(|p| p.read_unaligned());
-    let (nibble, two_bits) = (0x0F0F_0F0F, 0x3030_3030);
-    let scales = _mm_setr_epi32(
-        (a & nibble | high << 4 & two_bits) as i32,
-        (b & nibble | high << 2 & two_bits) as i32,
-        (a >> 4 & nibble | high & two_bits) as i32,
-        (b >> 4 & nibble | high >> 2 & two_bits) as i32,
-    );
-    let scales = evens_then_odds_of_bytes(_mm_sub_epi8(scales, _mm_set1_epi8(32)));
+    let scales = evens_then_odds_of_bytes(q3_k_scales(block.add(96)));
     Block256 { quants, scales, minimums: _mm256_setzero_si256() }
 });
 
@@ -161,15 +151,7 @@ unpack!(IQ4XS, f16_at: [0, 0], factor: 1.0, |block, signed| {
         let nibbles = load_nibbles(block.add(8 + 16 * j));
         *quants = if signed { look_up_signed(&IQ4_VALUES, nibbles) } else { look_up(&IQ4_QUANTS, nibbles) };
     }
-    // Two bits of each group from a word: masked out, multiplied to the top of 16 bits, shifted down to bit 4.
-    let high = _mm_set1_epi16(block.add(2).cast::<i16>().read_unaligned());
-    let masked = _mm_and_si128(high, _mm_setr_epi16(3, 3 << 2, 3 << 4, 3 << 6, 3 << 8, 3 << 10, 3 << 12, -1 << 14));
-    let to_top = _mm_setr_epi16(1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6, 1 << 4, 1 << 2, 1);
-    let high = _mm_srli_epi16::<10>(_mm_mullo_epi16(masked, to_top));
-    let low = block.add(4).cast::<u32>().read_unaligned();
-    let low_of = |bits: u32| _mm_cvtsi32_si128((bits & 0x0F0F_0F0F) as i32);
-    let low = _mm_cvtepu8_epi16(_mm_unpacklo_epi8(low_of(low), low_of(low >> 4)));
-    let scales = both(_mm_sub_epi16(_mm_or_si128(low, high), _mm_set1_epi16(32)));
+    let scales = both(iq4_xs_scales(block));
     Block256 { quants, scales, minimums: _mm256_setzero_si256() }
 });
 
