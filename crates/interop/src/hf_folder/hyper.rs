@@ -1,8 +1,8 @@
 //! Hyperparameters as `config.json` wants them, read from metadata.
 
-use super::ExportError;
-use rawrz_gguf::{ShardSet, Value, decode_row};
-use rawrz_residency::{Extent, MappedSource, Source};
+use super::{ExportError, rope};
+use rawrz_gguf::{ShardSet, Value};
+use rawrz_residency::MappedSource;
 use rawrz_text::Tokenizer;
 use serde_json::{Value as Json, json};
 
@@ -50,8 +50,6 @@ const GEMMA3_PATTERN: usize = 6;
 const GEMMA3_LOCAL_BASE: f32 = 10_000.0;
 /// The 27B of Gemma 3 divides scores by its width per head, not by the length of a head; only its depth tells it.
 const LAYERS_OF_GEMMA3_27B: u64 = 62;
-/// `low_freq_factor`, `high_freq_factor` and `original_max_position_embeddings` of all Llama 3.1, 3.2 and 3.3 models.
-const LLAMA3_ROPE: (f64, f64, f64) = (1.0, 4.0, 8192.0);
 
 /// What a model is made of. Lengths count elements.
 #[derive(Debug)]
@@ -73,13 +71,13 @@ pub(super) struct Hyper {
 }
 
 /// Keys of one architecture.
-struct Keys<'a> {
-    shards: &'a ShardSet,
+pub(super) struct Keys<'a> {
+    pub(super) shards: &'a ShardSet,
     prefix: &'a str,
 }
 
 impl<'a> Keys<'a> {
-    fn name(&self, key: &str) -> String {
+    pub(super) fn name(&self, key: &str) -> String {
         format!("{}.{key}", self.prefix)
     }
 
@@ -92,7 +90,7 @@ impl<'a> Keys<'a> {
     }
 
     /// An integer from 1 to 2^32 - 1, or one that is the same for each layer.
-    fn count(&self, key: &str) -> Result<Option<u64>, ExportError> {
+    pub(super) fn count(&self, key: &str) -> Result<Option<u64>, ExportError> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let number = match value {
             Value::Array(array) => {
@@ -114,7 +112,7 @@ impl<'a> Keys<'a> {
         self.count(key)?.ok_or_else(|| ExportError::MissingKey { key: self.name(key) })
     }
 
-    fn f32(&self, key: &str) -> Result<Option<f32>, ExportError> {
+    pub(super) fn f32(&self, key: &str) -> Result<Option<f32>, ExportError> {
         match self.shards.first().get_f32(&self.name(key))? {
             Some(value) if !value.is_finite() => {
                 Err(self.bad(key, format!("{value} is not a finite number")))
@@ -123,13 +121,13 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn text(&self, key: &str) -> Result<Option<&'a str>, ExportError> {
+    pub(super) fn text(&self, key: &str) -> Result<Option<&'a str>, ExportError> {
         Ok(self.shards.first().get_str(&self.name(key))?)
     }
 }
 
 /// The shortest decimal that is this number, not the digits of its neighbourhood in f64.
-fn decimal(number: f32) -> Json {
+pub(super) fn decimal(number: f32) -> Json {
     number.to_string().parse::<f64>().map_or(Json::Null, Json::from)
 }
 
@@ -171,7 +169,7 @@ pub(super) fn read(
     let eps = keys.f32(key)?.ok_or_else(|| ExportError::MissingKey { key: keys.name(key) })?;
     config["rms_norm_eps"] = decimal(eps);
     config["rope_theta"] = decimal(keys.f32("rope.freq_base")?.unwrap_or(10_000.0));
-    config["rope_scaling"] = rope_scaling(&keys, &hyper, source)?;
+    config["rope_scaling"] = rope::scaling(&keys, &hyper, source)?;
     match arch {
         Arch::Llama => {
             config["hidden_act"] = "silu".into();
@@ -288,120 +286,9 @@ fn gemma3(keys: &Keys<'_>, hyper: &Hyper, config: &mut Json) -> Result<(), Expor
     Ok(())
 }
 
-fn rope_scaling(keys: &Keys<'_>, hyper: &Hyper, source: &MappedSource) -> Result<Json, ExportError> {
-    let magnitude = keys.f32("rope.scaling.attn_factor")?.unwrap_or(1.0);
-    let factor = match keys.f32("rope.scaling.factor")? {
-        Some(factor) => factor,
-        None => keys.f32("rope.scale_linear")?.unwrap_or(1.0),
-    };
-    // 0 is how converters spell "not scaled".
-    let factor = if factor == 0.0 { 1.0 } else { factor };
-    let divisors = match keys.shards.tensor("rope_freqs.weight") {
-        Some((shard, tensor)) if hyper.arch == Arch::Llama => {
-            if tensor.dims.n_elements() != hyper.head_dim / 2 {
-                return Err(ExportError::Shape {
-                    name: tensor.name.to_owned(),
-                    expected: vec![hyper.head_dim / 2],
-                    found: tensor.dims.as_slice().to_vec(),
-                });
-            }
-            let extent = Extent { file: shard as u32, offset: tensor.file_offset, len: tensor.len_bytes };
-            let mut divisors = vec![0.0; (hyper.head_dim / 2) as usize];
-            let mut bytes = Vec::new();
-            source.copy(&[extent], &mut bytes).map_err(crate::output::OutputError::from)?;
-            decode_row(tensor.ty, &bytes, &mut divisors)?;
-            Some(divisors)
-        }
-        _ => None,
-    };
-    if let Some(divisors) = divisors {
-        let base = f64::from(keys.f32("rope.freq_base")?.unwrap_or(10_000.0));
-        return llama3_scaling(&divisors, base).ok_or_else(|| ExportError::Unsupported {
-            what: "rotation factors (rope_freqs.weight) that are not those of Llama 3".to_owned(),
-        });
-    }
-    let kind = keys.text("rope.scaling.type")?.unwrap_or("linear");
-    let is_plain = kind == "none" || (kind == "linear" && factor == 1.0);
-    if magnitude != 1.0 && kind != "yarn" {
-        let what =
-            format!("a magnitude of rotated values (metadata key {})", keys.name("rope.scaling.attn_factor"));
-        return Err(ExportError::Unsupported { what });
-    }
-    match kind {
-        _ if is_plain => Ok(Json::Null),
-        "linear" => Ok(json!({"rope_type": "linear", "type": "linear", "factor": decimal(factor)})),
-        "yarn" => {
-            let original = keys.count("rope.scaling.original_context_length")?.unwrap_or(hyper.context_len);
-            let mut scaling = json!({
-                "rope_type": "yarn",
-                "type": "yarn",
-                "factor": decimal(factor),
-                "original_max_position_embeddings": original,
-            });
-            if magnitude != 1.0 {
-                // Here the whole magnitude is meant, in a GGUF what multiplies YaRN's own.
-                let own = if factor <= 1.0 { 1.0 } else { 0.1 * f64::from(factor).ln() + 1.0 };
-                scaling["attention_factor"] = (f64::from(magnitude) * own).into();
-            }
-            Ok(scaling)
-        }
-        other => Err(ExportError::Unsupported { what: format!("rope scaling {other:?}") }),
-    }
-}
-
-/// The parameters of Llama 3's scaling, if these are the divisors that follow from them.
-fn llama3_scaling(divisors: &[f32], base: f64) -> Option<Json> {
-    let (low, high, original) = LLAMA3_ROPE;
-    // The slowest angle is divided by the whole factor.
-    let factor = f64::from(*divisors.last()?);
-    let n = divisors.len() as f64;
-    let is_right = divisors.iter().enumerate().all(|(i, found)| {
-        let wavelength = std::f64::consts::TAU * base.powf(i as f64 / n);
-        let expected = if wavelength < original / high {
-            1.0
-        } else if wavelength > original / low {
-            factor
-        } else {
-            let smooth = (original / wavelength - low) / (high - low);
-            1.0 / ((1.0 - smooth) / factor + smooth)
-        };
-        (f64::from(*found) - expected).abs() <= 1e-3 * expected
-    });
-    (is_right && factor > 1.0).then(|| {
-        json!({
-            "rope_type": "llama3",
-            "factor": decimal(factor as f32),
-            "low_freq_factor": low,
-            "high_freq_factor": high,
-            "original_max_position_embeddings": original as u64,
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn llama3_factors_are_known_again() {
-        let (base, factor, original) = (500_000f64, 8.0, 8192.0);
-        let divisors: Vec<f32> = (0..64)
-            .map(|i| {
-                let wavelength = std::f64::consts::TAU * base.powf(f64::from(i) / 64.0);
-                let smooth = ((original / wavelength - 1.0) / 3.0f64).clamp(0.0, 1.0);
-                (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
-            })
-            .collect();
-        let scaling = llama3_scaling(&divisors, base).unwrap();
-        assert_eq!(scaling["factor"], 8.0);
-        assert_eq!(scaling["original_max_position_embeddings"], 8192);
-        let mut other = divisors.clone();
-        other[30] *= 1.1;
-        assert!(llama3_scaling(&other, base).is_none());
-        assert!(llama3_scaling(&divisors, 10_000.0).is_none());
-        assert!(llama3_scaling(&[1.0; 64], base).is_none());
-        assert!(llama3_scaling(&[], base).is_none());
-    }
 
     #[test]
     fn numbers_are_told_as_they_were_meant() {
