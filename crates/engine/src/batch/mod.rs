@@ -19,8 +19,6 @@
 mod queue;
 mod shelf;
 mod stats;
-#[cfg(test)]
-mod tests;
 mod worker;
 
 use crate::cancel::Cancel;

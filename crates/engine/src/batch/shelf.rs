@@ -7,7 +7,7 @@ use rawrz_text::TokenId;
 use std::collections::VecDeque;
 
 /// A common prefix shorter than this is computed again sooner than copied.
-const MIN_FORK_LEN: usize = 32;
+const MIN_FORK_LEN: usize = 16;
 
 /// A cache and the tokens in it.
 pub(super) struct Timeline<'e> {

@@ -246,7 +246,6 @@ impl<'e> Worker<'e> {
         let started = Instant::now();
         let mut outputs: Vec<Option<Output>> = plan.iter().map(|_| None).collect();
         let result = self.forward(&plan, &mut outputs);
-        let n_outputs = outputs.iter().flatten().count();
         if result.is_ok() {
             let of_prompt = |(running, n): (&Running<'e>, &usize)| if running.is_prompt() { *n } else { 0 };
             self.counters.pass(PassStats {
