@@ -9,4 +9,5 @@ pub(crate) mod perplexity;
 pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod tokenize;
