@@ -165,8 +165,9 @@ impl Registry {
         self.change_loading(|loading| loading.push(name.to_owned()));
         let result = self.load(name, path);
         self.change_loading(|loading| {
-            let at = loading.iter().position(|other| other == name);
-            at.map(|at| loading.remove(at));
+            if let Some(at) = loading.iter().position(|other| other == name) {
+                loading.remove(at);
+            }
         });
         result
     }

@@ -177,6 +177,9 @@ pub(super) async fn pull(State(state): State<Shared>, request: Request) -> Respo
 
 async fn try_pull(state: &Shared, request: Request) -> ApiResult<Response> {
     let body: NameRequest = http::json(state, request).await?;
+    if body.name().is_empty() {
+        return Err(ApiError::bad("model is required"));
+    }
     let (sender, mut progress) = tokio::sync::mpsc::channel(16);
     let catalog = std::sync::Arc::clone(&state.catalog);
     let name = body.name().strip_suffix(":latest").unwrap_or(body.name()).to_owned();

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// The tiny models of the repository under short names.
-pub struct Tiny;
+pub(crate) struct Tiny;
 
 const MODELS: [(&str, &str); 2] = [("tiny", "llama-linear.gguf"), ("other", "qwen2-tied.gguf")];
 
@@ -29,14 +29,14 @@ impl Catalog for Tiny {
 }
 
 /// A server that runs until it is dropped.
-pub struct Running {
-    pub addr: SocketAddr,
+pub(crate) struct Running {
+    pub(crate) addr: SocketAddr,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
     _folder: tempfile::TempDir,
 }
 
-pub fn options() -> ServerOptions {
+pub(crate) fn options() -> ServerOptions {
     ServerOptions {
         threads: Some(2),
         memory_bytes: Some(1 << 30),
@@ -45,7 +45,7 @@ pub fn options() -> ServerOptions {
     }
 }
 
-pub fn start(options: ServerOptions) -> Running {
+pub(crate) fn start(options: ServerOptions) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let options = ServerOptions { data_folder: Some(folder.path().to_path_buf()), ..options };
     let (end, ended) = oneshot::channel();
@@ -65,7 +65,7 @@ pub fn start(options: ServerOptions) -> Running {
 
 impl Running {
     /// Asks the server to end, without waiting for it.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         drop(self.end.take());
     }
 }
@@ -82,39 +82,39 @@ impl Drop for Running {
 
 /// An answer, its body joined where it came in chunks.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
 }
 
 impl Answer {
     #[track_caller]
-    pub fn json(&self) -> Json {
+    pub(crate) fn json(&self) -> Json {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
     /// The lines of an ndjson stream.
-    pub fn lines(&self) -> Vec<Json> {
+    pub(crate) fn lines(&self) -> Vec<Json> {
         self.body.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// The data of server-sent events, without the last mark.
-    pub fn events(&self) -> Vec<Json> {
+    pub(crate) fn events(&self) -> Vec<Json> {
         let data = self.body.lines().filter_map(|line| line.strip_prefix("data: "));
         data.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
     }
 }
 
 impl Running {
-    pub fn connect(&self) -> TcpStream {
+    pub(crate) fn connect(&self) -> TcpStream {
         let stream = TcpStream::connect(self.addr).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream
     }
 
     /// Sends a request as it is written and reads the whole answer.
-    pub fn raw(&self, request: &str) -> Answer {
+    pub(crate) fn raw(&self, request: &str) -> Answer {
         let mut stream = self.connect();
         stream.write_all(request.as_bytes()).unwrap();
         let mut bytes = Vec::new();
@@ -127,22 +127,22 @@ impl Running {
         Answer { status, head: head.to_lowercase(), body }
     }
 
-    pub fn with_headers(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
+    pub(crate) fn with_headers(&self, method: &str, path: &str, headers: &str, body: &str) -> Answer {
         let len = body.len();
         self.raw(&format!(
             "{method} {path} HTTP/1.1\r\n{headers}Connection: close\r\nContent-Length: {len}\r\n\r\n{body}"
         ))
     }
 
-    pub fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> Answer {
         self.with_headers(method, path, "Host: localhost\r\n", body)
     }
 
-    pub fn get(&self, path: &str) -> Answer {
+    pub(crate) fn get(&self, path: &str) -> Answer {
         self.ask("GET", path, "")
     }
 
-    pub fn post(&self, path: &str, body: &Json) -> Answer {
+    pub(crate) fn post(&self, path: &str, body: &Json) -> Answer {
         self.ask("POST", path, &body.to_string())
     }
 }
