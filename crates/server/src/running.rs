@@ -41,6 +41,8 @@ pub(crate) struct Running {
     deadline: watch::Receiver<bool>,
     /// The end, after the last of the answer.
     ended: Option<Ended>,
+    /// The end was told.
+    is_over: bool,
 }
 
 /// What to run, and for whom.
@@ -63,7 +65,7 @@ impl Running {
         model.scheduler.submit(Request { prompt, work, client, cancel: cancel.clone(), on_update })?;
         let time_limit = tokio::time::Instant::now() + state.options.request_timeout;
         let deadline = state.deadline.subscribe();
-        Ok(Running { updates, cancel, model, parser, started, load, time_limit, deadline, ended: None })
+        Ok(Running { updates, cancel, model, parser, started, load, time_limit, deadline, ended: None, is_over: false })
     }
 
     pub(crate) fn model(&self) -> &InUse {
@@ -87,10 +89,10 @@ impl Running {
     /// What happens next; `None` after the end.
     pub(crate) async fn next(&mut self) -> ApiResult<Option<News>> {
         if let Some(ended) = self.ended.take() {
-            self.updates.close();
+            self.is_over = true;
             return Ok(Some(News::End(ended)));
         }
-        if self.updates.is_closed() && self.updates.is_empty() {
+        if self.is_over {
             return Ok(None);
         }
         loop {
@@ -106,7 +108,7 @@ impl Running {
                     let ended = Ended { generated, load: self.load, total: self.started.elapsed() };
                     let pieces = self.parser.finish();
                     if pieces.is_empty() {
-                        self.updates.close();
+                        self.is_over = true;
                         return Ok(Some(News::End(ended)));
                     }
                     self.ended = Some(ended);

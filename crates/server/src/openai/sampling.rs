@@ -28,6 +28,7 @@ pub(crate) struct Sampling {
     pub(crate) max_tokens: Option<usize>,
     pub(crate) max_completion_tokens: Option<usize>,
     pub(crate) max_output_tokens: Option<usize>,
+    pub(crate) ignore_eos: Option<bool>,
 }
 
 impl Sampling {
@@ -54,6 +55,7 @@ impl Sampling {
             max_tokens: most.unwrap_or(usize::MAX),
             sampler,
             stop: stops(self.stop.as_ref())?,
+            ignore_eog: self.ignore_eos == Some(true),
             ..GenerateOptions::default()
         })
     }
