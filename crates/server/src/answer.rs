@@ -25,7 +25,8 @@ pub(crate) struct AnswerParser {
     /// Names of the tools there are, for answers that are a call without saying so.
     tools: Vec<String>,
     held: String,
-    /// Whether anything but space was given as text.
+    /// Whether anything but space was given as a thought, and as text.
+    has_thought: bool,
     has_text: bool,
     /// Space before the text: it is dropped when a call or nothing follows.
     space: String,
@@ -54,6 +55,7 @@ impl AnswerParser {
             has_tools: tools.is_some(),
             tools: tools.unwrap_or_default(),
             held: String::new(),
+            has_thought: false,
             has_text: false,
             space: String::new(),
         }
@@ -77,7 +79,7 @@ impl AnswerParser {
         let held = std::mem::take(&mut self.held);
         match self.state {
             State::Start { .. } | State::Text => self.text(held, &mut pieces),
-            State::Thinking if held.is_empty() => {}
+            State::Thinking if held.trim().is_empty() => {}
             State::Thinking => pieces.push(Piece::Thinking(held)),
             State::Call(_) => self.calls(&held, &mut pieces),
             State::Bare => match parse_calls(&held, &self.tools) {
@@ -97,7 +99,7 @@ impl AnswerParser {
                     return false;
                 }
                 if let Some(rest) = trimmed.strip_prefix(THINK).filter(|_| may_think) {
-                    self.held = rest.trim_start_matches('\n').to_owned();
+                    self.held = rest.to_owned();
                     self.state = State::Thinking;
                 } else if self.has_tools
                     && trimmed.starts_with(['{', '['])
@@ -117,26 +119,24 @@ impl AnswerParser {
                 }
                 true
             }
-            State::Thinking => match self.held.find(THINK_END) {
-                Some(at) => {
-                    let thought = self.held[..at].trim_end().to_owned();
-                    if !thought.is_empty() {
-                        pieces.push(Piece::Thinking(thought));
-                    }
-                    self.held = self.held[at + THINK_END.len()..].to_owned();
+            State::Thinking => {
+                if !self.has_thought {
+                    self.held = self.held.trim_start().to_owned();
+                }
+                let end = self.held.find(THINK_END);
+                // Space before the end of a thought is not part of it.
+                let most = end.unwrap_or(self.held.len() - overlap(&self.held, THINK_END));
+                let known = self.held[..most].trim_end().len();
+                if known > 0 {
+                    self.has_thought = true;
+                    pieces.push(Piece::Thinking(self.held.drain(..known).collect()));
+                }
+                if let Some(end) = end {
+                    self.held.drain(..end - known + THINK_END.len());
                     self.state = State::Start { may_think: false };
-                    true
                 }
-                None => {
-                    // Space before the end of a thought is not part of it.
-                    let keep = overlap(&self.held, THINK_END);
-                    let known = self.held[..self.held.len() - keep].trim_end().len();
-                    if known > 0 {
-                        pieces.push(Piece::Thinking(self.held.drain(..known).collect()));
-                    }
-                    false
-                }
-            },
+                end.is_some()
+            }
             State::Text => {
                 let begins = if self.has_tools { &CALLS[..] } else { &[] };
                 let found = begins.iter().filter_map(|call| Some((self.held.find(call.0)?, call))).min();

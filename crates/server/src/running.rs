@@ -65,7 +65,18 @@ impl Running {
         model.scheduler.submit(Request { prompt, work, client, cancel: cancel.clone(), on_update })?;
         let time_limit = tokio::time::Instant::now() + state.options.request_timeout;
         let deadline = state.deadline.subscribe();
-        Ok(Running { updates, cancel, model, parser, started, load, time_limit, deadline, ended: None, is_over: false })
+        Ok(Running {
+            updates,
+            cancel,
+            model,
+            parser,
+            started,
+            load,
+            time_limit,
+            deadline,
+            ended: None,
+            is_over: false,
+        })
     }
 
     pub(crate) fn model(&self) -> &InUse {

@@ -161,8 +161,8 @@ impl Scheduler {
     pub fn submit(&self, request: Request) -> Result<(), SubmitError> {
         let (n_tokens, context_len) = (request.prompt.len(), self.engine.context_len());
         match n_tokens {
-            0 => return Err(RunError::EmptyPrompt.into()),
-            n if n > context_len => return Err(RunError::PromptTooLong { n_tokens, context_len }.into()),
+            0 => Err(RunError::EmptyPrompt.into()),
+            n if n > context_len => Err(RunError::PromptTooLong { n_tokens, context_len }.into()),
             _ => self.queue.push(request),
         }
     }
