@@ -108,9 +108,9 @@ impl Details {
     pub(crate) fn parameter_size(&self) -> String {
         let n = self.n_parameters as f64;
         match self.n_parameters {
-            ..1_000 => self.n_parameters.to_string(),
-            ..1_000_000 => format!("{:.2}K", n / 1e3),
-            ..1_000_000_000 => format!("{:.2}M", n / 1e6),
+            0..1_000 => self.n_parameters.to_string(),
+            1_000..1_000_000 => format!("{:.2}K", n / 1e3),
+            1_000_000..1_000_000_000 => format!("{:.2}M", n / 1e6),
             _ => format!("{:.1}B", n / 1e9),
         }
     }

@@ -346,10 +346,8 @@ fn generate_prompt(asked: &Asked, body: GenerateRequest, think: Option<bool>) ->
         prompt::check_len(&tokens, context_len)?;
         Ok(Prompt { tokens, parser: AnswerParser::plain(), n_dropped: 0 })
     };
-    if let Some(suffix) = &body.suffix {
-        if !suffix.is_empty() {
-            return Ok((as_it_is(prompt::infill(model, loaded, &body.prompt, suffix)?)?, false));
-        }
+    if let Some(suffix) = body.suffix.as_deref().filter(|suffix| !suffix.is_empty()) {
+        return Ok((as_it_is(prompt::infill(model, loaded, &body.prompt, suffix)?)?, false));
     }
     let has_template = model.created.as_ref().is_some_and(|created| created.template.is_some())
         || matches!(loaded.engine().chat_template(), Ok(Some(_)));
