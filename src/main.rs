@@ -25,6 +25,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo => commands::demo::main(),
         Command::Run(args) => commands::run::main(&args),
+        Command::Serve(args) => commands::serve::main(&args),
         Command::Bench(args) => commands::bench::main(&args),
         Command::Plan(args) => commands::plan::main(&args),
         Command::Inspect(args) => commands::inspect::main(&args),

@@ -4,6 +4,7 @@ mod sharing;
 
 use crate::size;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use rawrz_server::KeepAlive;
 pub(crate) use sharing::{
     DownArgs, ExportHfArgs, MapsCommand, MergeArgs, OllamaCommand, Safetensors, SplitArgs, UpArgs,
 };
@@ -35,6 +36,12 @@ pub(crate) enum Command {
     /// made. Ctrl-C stops cleanly: the line is finished, the figures are reported, the exit code is 130. A
     /// second Ctrl-C ends the program at once.
     Run(RunArgs),
+    /// Serve the Ollama, OpenAI and Anthropic APIs
+    ///
+    /// Answers on 127.0.0.1:11434, or the next port that is free. The first MODEL is loaded at once; the others, and the
+    /// built-in models that are there, when a request asks for them. Requests to a model share its passes. Ctrl-C ends
+    /// the server when the requests under way are done, or after 10 s.
+    Serve(ServeArgs),
     /// Measure loading, prefill and decode
     ///
     /// Each repetition opens the model, runs one token, reads a prompt of -p tokens and makes -n tokens from an
@@ -222,6 +229,40 @@ pub(crate) struct SamplingArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// .gguf files or built-in names
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) models: Vec<String>,
+    /// Where to listen [default: 127.0.0.1:11434, or the next free port]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) addr: Option<String>,
+    /// Memory budget for everything, all models together [512MiB, 4GiB, 1GB, plain bytes]
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) memory: Option<u64>,
+    /// Context length of each request in tokens [default: the model's own up to 4096, as far as the budget allows]
+    #[arg(long, value_name = "N", value_parser = context_len)]
+    pub(crate) ctx: Option<usize>,
+    /// Threads to compute with [default: the machine's cores]
+    #[arg(long, value_name = "N", value_parser = thread_count)]
+    pub(crate) threads: Option<usize>,
+    /// Most requests of a model that share its passes; others wait
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = parallel)]
+    pub(crate) parallel: usize,
+    /// How long a model stays after its last request [5m, 30s, 0; -1 for ever]
+    #[arg(long, value_name = "TIME", default_value = "5m", allow_hyphen_values = true, value_parser = crate::commands::serve::keep_alive)]
+    pub(crate) keep_alive: KeepAlive,
+    /// Key that requests have to show; required where other machines reach the server
+    #[arg(long, value_name = "KEY")]
+    pub(crate) api_key: Option<String>,
+    /// Origins of web pages elsewhere that may use the server, such as https://chat.example.com; * for all
+    #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
+    pub(crate) origins: Vec<String>,
+    /// Log every request on standard error
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct BenchArgs {
     /// A .gguf file or a built-in name
     #[arg(value_hint = ValueHint::FilePath)]
@@ -347,6 +388,10 @@ fn thread_count(text: &str) -> Result<usize, String> {
         Ok(n) if (1..=1024).contains(&n) => Ok(n),
         _ => Err("from 1 to 1024".into()),
     }
+}
+
+fn parallel(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=512).contains(n)).ok_or_else(|| "from 1 to 512".into())
 }
 
 fn repetitions(text: &str) -> Result<usize, String> {

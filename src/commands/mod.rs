@@ -14,6 +14,7 @@ pub(crate) mod perplexity;
 pub(crate) mod plan;
 pub(crate) mod pull;
 pub(crate) mod run;
+pub(crate) mod serve;
 pub(crate) mod split;
 pub(crate) mod tokenize;
 pub(crate) mod up;

@@ -30,7 +30,7 @@ pub(crate) fn main(args: &RunArgs) -> anyhow::Result<()> {
         max_tokens: args.max_tokens,
         sampler: sampler(&args.sampling, seed),
         stop: args.stop.clone(),
-        logprobs: args.logprobs,
+        logprobs: (args.logprobs > 0).then_some(args.logprobs),
         ignore_eog: false,
     };
     if args.json {
@@ -176,7 +176,7 @@ fn as_json(engine: &Engine, generated: &Generated, seed: u64) -> Json {
     let logprobs: Vec<Vec<Json>> = generated
         .logprobs
         .iter()
-        .map(|step| step.iter().map(|token| json!({"id": token.id, "logprob": token.logprob})).collect())
+        .map(|step| step.top.iter().map(|token| json!({"id": token.id, "logprob": token.logprob})).collect())
         .collect();
     json!({
         "text": generated.text,

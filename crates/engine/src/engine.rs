@@ -36,6 +36,9 @@ pub struct OpenOptions {
     /// A folder for what the budget has no room for of the KV cache of the context in `ctx_len`, or of all positions that
     /// the model was trained for. Each session has a file there that has no name and is gone when the session ends.
     pub kv_spill: Option<PathBuf>,
+    /// How many timelines are expected to share a pass, for a [`Scheduler`](crate::Scheduler): with more than a few, more
+    /// rows of logits are computed at a time. By default one.
+    pub sessions: Option<usize>,
 }
 
 /// A loaded model, shared by the threads and sessions that use it.
@@ -153,7 +156,7 @@ impl Engine {
         floor.check(budget_bytes)?;
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let planner = planner.with_tokenizer(tokenizer.heap_bytes() as u64);
-        let MemoryPlan { kv, batch_len, route, ledger } = planner.plan()?;
+        let MemoryPlan { kv, batch_len, output_rows, route, ledger } = planner.plan()?;
         let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
         let device = mapped.device();
         let (source, streamed): (Arc<dyn Source>, _) = match route {
@@ -167,7 +170,7 @@ impl Engine {
             }
         };
         Ok(Arc::new(Engine {
-            runner: Mutex::new(Runner::new(n_threads, isa, options.precision, batch_len)),
+            runner: Mutex::new(Runner::new(n_threads, isa, options.precision, batch_len, output_rows)),
             batch_len,
             model,
             source: wrap(source),
@@ -402,17 +405,26 @@ impl Engine {
         self.runner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts the KV cache of one more session against the budget.
-    pub(crate) fn reserve_kv(&self) -> Result<u64, RunError> {
-        let needed_bytes = self.ledger.bytes(KV_CACHE);
+    /// Bytes of the KV cache of a session whose context is full.
+    pub(crate) fn session_kv_bytes(&self) -> u64 {
+        self.ledger.bytes(KV_CACHE)
+    }
+
+    /// Bytes of KV caches now.
+    pub fn kv_bytes_in_use(&self) -> u64 {
+        self.kv_in_use.load(Ordering::Relaxed)
+    }
+
+    /// Counts `needed_bytes` more of KV caches against the budget, which holds those of one session at least.
+    pub(crate) fn reserve_kv(&self, needed_bytes: u64) -> Result<(), RunError> {
         let given_back = self.budget.given_back.load(Ordering::Relaxed);
-        let fixed = self.ledger.total_bytes() - given_back - needed_bytes;
+        let fixed = self.ledger.total_bytes() - given_back - self.session_kv_bytes();
         let room = self.budget_bytes().saturating_sub(fixed);
         let add = |used: u64| used.checked_add(needed_bytes).filter(|sum| *sum <= room);
         self.kv_in_use
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add)
-            .map(|_| needed_bytes)
-            .map_err(|used| RunError::Budget { needed_bytes, left_bytes: room - used })
+            .map(|_| ())
+            .map_err(|used| RunError::Budget { needed_bytes, left_bytes: room.saturating_sub(used) })
     }
 
     pub(crate) fn release_kv(&self, bytes: u64) {

@@ -92,6 +92,18 @@ pub enum RunError {
         /// Bytes that are free.
         left_bytes: u64,
     },
+    /// The constraint of the text cannot go on.
+    #[error("the text cannot be constrained: {problem}")]
+    Constraint {
+        /// What is wrong.
+        problem: String,
+    },
+    /// The pass that this request shared with others failed.
+    #[error("{problem}")]
+    SharedPass {
+        /// Why.
+        problem: String,
+    },
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -2,11 +2,11 @@
 
 use crate::cancel::Cancel;
 use crate::error::RunError;
-use crate::logprobs::{TokenLogprob, top_logprobs};
-use crate::sampler::{Sampler, SamplerOptions};
+use crate::generation::{Generation, Progress};
+use crate::logprobs::Step;
+use crate::sampler::SamplerOptions;
 use crate::session::Session;
-use crate::stop::StopFilter;
-use rawrz_text::{StreamDecoder, TokenId};
+use rawrz_text::TokenId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ pub struct GenerateOptions {
     pub sampler: SamplerOptions,
     /// Text ends before the first of these that would appear in it.
     pub stop: Vec<String>,
-    /// How many of the most likely tokens to report at each position; 0 for none.
-    pub logprobs: usize,
+    /// Report the log-probability of each token, with so many of the most likely ones at its place.
+    pub logprobs: Option<usize>,
     /// Go on after an end-of-generation token, which then counts as any other.
     pub ignore_eog: bool,
 }
@@ -31,7 +31,7 @@ impl Default for GenerateOptions {
             max_tokens: 512,
             sampler: SamplerOptions::default(),
             stop: Vec::new(),
-            logprobs: 0,
+            logprobs: None,
             ignore_eog: false,
         }
     }
@@ -63,8 +63,8 @@ pub struct Generated {
     pub prompt_tokens: usize,
     /// Those of them that were in the cache already.
     pub reused_tokens: usize,
-    /// The most likely tokens before each token of `tokens`; empty unless asked for.
-    pub logprobs: Vec<Vec<TokenLogprob>>,
+    /// Log-probabilities for each token of `tokens`; empty unless asked for.
+    pub logprobs: Vec<Step>,
     /// Why it ended.
     pub finish: FinishReason,
     /// Time of the prompt's pass.
@@ -79,6 +79,33 @@ impl Generated {
     /// Prompt tokens computed in a second; 0 when none were.
     pub fn prefill_tokens_per_second(&self) -> f64 {
         rate(self.prompt_tokens - self.reused_tokens, self.prefill)
+    }
+
+    /// Nothing yet, of a prompt of so many tokens.
+    pub(crate) fn new(prompt_tokens: usize) -> Generated {
+        Generated {
+            text: String::new(),
+            tokens: Vec::new(),
+            prompt_tokens,
+            reused_tokens: 0,
+            logprobs: Vec::new(),
+            finish: FinishReason::MaxTokens,
+            prefill: Duration::ZERO,
+            decode: Duration::ZERO,
+            decode_passes: 0,
+        }
+    }
+
+    /// Adds what a token brought and tells its text; `true` when the text ends with it.
+    pub(crate) fn take(&mut self, progress: Progress, on_text: &mut dyn FnMut(&str)) -> bool {
+        let Progress { text, step, finish } = progress;
+        self.logprobs.extend(step);
+        if !text.is_empty() {
+            self.text.push_str(&text);
+            on_text(&text);
+        }
+        self.finish = finish.unwrap_or(self.finish);
+        finish.is_some()
     }
 
     /// Passes of one token in a second; 0 when there were none.
@@ -118,86 +145,44 @@ pub fn generate(
     on_event: &mut dyn FnMut(Event<'_>),
 ) -> Result<Generated, RunError> {
     let engine = Arc::clone(session.engine());
-    let tokenizer = engine.tokenizer();
-    let mut out = Generated {
-        text: String::new(),
-        tokens: Vec::new(),
-        prompt_tokens: prompt.len(),
-        reused_tokens: 0,
-        logprobs: Vec::new(),
-        finish: FinishReason::MaxTokens,
-        prefill: Duration::ZERO,
-        decode: Duration::ZERO,
-        decode_passes: 0,
-    };
+    let mut out = Generated::new(prompt.len());
     let started = Instant::now();
     let total = prompt.len();
     match session.sync_watched(prompt, cancel, &mut |done| on_event(Event::Prompt { done, total })) {
         Ok(stats) => out.reused_tokens = stats.reused,
         Err(RunError::Cancelled) => {
-            return Ok(Generated {
-                finish: FinishReason::Cancelled,
-                prompt_tokens: session.tokens().len(),
-                ..out
-            });
+            out.prompt_tokens = session.tokens().len();
+            out.finish = FinishReason::Cancelled;
+            return Ok(out);
         }
         Err(error) => return Err(error),
     }
     out.prefill = started.elapsed();
 
     let started = Instant::now();
-    let mut sampler = Sampler::new(&options.sampler);
-    let mut decoder = StreamDecoder::new(tokenizer, false);
-    let mut stops = StopFilter::new(&options.stop);
-    let mut history = prompt.to_vec();
-    let mut emit = |text: &str, out: &mut Generated| {
-        if !text.is_empty() {
-            out.text.push_str(text);
-            on_event(Event::Text(text));
-        }
-    };
-    while out.tokens.len() < options.max_tokens {
-        let id = sampler.sample(session.logits(), &history);
-        if tokenizer.is_eog(id) && !options.ignore_eog {
-            out.finish = FinishReason::EndOfGeneration;
+    let context_len = engine.context_len();
+    let mut generation = Generation::new(engine.tokenizer(), prompt, options.clone(), None, context_len);
+    loop {
+        let progress = if generation.is_empty() {
+            generation.end(FinishReason::MaxTokens)
+        } else {
+            let chosen = generation.choose(session.logits())?;
+            generation.accept(chosen)?
+        };
+        if out.take(progress, &mut |text| on_event(Event::Text(text))) {
             break;
         }
-        if options.logprobs > 0 {
-            out.logprobs.push(top_logprobs(session.logits(), options.logprobs));
-        }
-        out.tokens.push(id);
-        history.push(id);
-        let (text, stopped) = stops.push(decoder.push(id));
-        emit(&text, &mut out);
-        if stopped {
-            out.finish = FinishReason::Stop;
-            break;
-        }
-        if out.tokens.len() == options.max_tokens {
-            break;
-        }
-        if history.len() > engine.context_len() {
-            out.finish = FinishReason::ContextFull;
-            break;
-        }
-        match session.sync(&history, cancel) {
+        match session.sync(generation.tokens(), cancel) {
             Ok(_) => out.decode_passes += 1,
             Err(RunError::Cancelled) => {
-                out.finish = FinishReason::Cancelled;
+                let rest = generation.end(FinishReason::Cancelled);
+                out.take(rest, &mut |text| on_event(Event::Text(text)));
                 break;
             }
             Err(error) => return Err(error),
         }
     }
-    if out.finish != FinishReason::Stop {
-        let (text, stopped) = stops.push(decoder.finish());
-        emit(&text, &mut out);
-        if stopped {
-            out.finish = FinishReason::Stop;
-        } else {
-            emit(&stops.finish(), &mut out);
-        }
-    }
+    out.tokens = generation.made().to_vec();
     out.decode = started.elapsed();
     Ok(out)
 }

@@ -1,4 +1,5 @@
-//! A loaded model ([`Engine`]), one timeline of tokens ([`Session`]), the sampler and the generation loop.
+//! A loaded model ([`Engine`]), one timeline of tokens ([`Session`]), the sampler and the generation loop; many
+//! timelines that share each pass over the weights ([`Scheduler`]).
 //!
 //! ```no_run
 //! use rawrz_engine::{Cancel, Engine, Event, GenerateOptions, OpenOptions, Session, generate};
@@ -21,23 +22,28 @@
 //! - A failed pass leaves the session at the last position that was computed well.
 #![forbid(unsafe_code)]
 
+mod batch;
 mod cancel;
+mod constraint;
 mod engine;
 mod error;
 mod files;
 mod generate;
+mod generation;
 mod logprobs;
 mod memory;
 mod sampler;
 mod session;
 mod stop;
 
+pub use batch::{Rates, Request, Scheduler, SchedulerOptions, SchedulerStats, SubmitError, Update, Work};
 pub use cancel::Cancel;
+pub use constraint::Constraint;
 pub use engine::{Engine, OpenOptions, Traffic};
 pub use error::{OpenError, RunError};
 pub use files::ModelFiles;
 pub use generate::{Event, FinishReason, GenerateOptions, Generated, generate};
-pub use logprobs::{TokenLogprob, logprob_of, top_logprobs};
+pub use logprobs::{Step, TokenLogprob, logprob_of, top_logprobs};
 pub use rawrz_model::{Config, Isa, KvType, Precision, SpillPlan};
 pub use rawrz_residency::budget::{Entry, Ledger, Size, default_budget_bytes};
 pub use rawrz_residency::os::{ProcessMemory, process_memory};

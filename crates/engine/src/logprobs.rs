@@ -11,6 +11,15 @@ pub struct TokenLogprob {
     pub logprob: f32,
 }
 
+/// A token that was chosen, as the model saw it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Step {
+    /// The token, with its log-probability.
+    pub chosen: TokenLogprob,
+    /// The most likely tokens at its place, most likely first.
+    pub top: Vec<TokenLogprob>,
+}
+
 /// ln of the sum of e^logit, in f64: what a logit is taken from to give its log-probability.
 fn log_sum_exp(logits: &[f32]) -> f64 {
     let top = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));

@@ -4,7 +4,7 @@
 use crate::engine::OpenOptions;
 use crate::error::OpenError;
 use rawrz_gguf::{Gguf, ShardSet};
-use rawrz_model::{BATCH_LENS, KvType, Model, SpillPlan};
+use rawrz_model::{BATCH_LENS, KvType, Model, OUTPUT_ROWS, SpillPlan};
 use rawrz_residency::budget::{BelowFloor, Ledger};
 use rawrz_residency::{Choice, Eviction, N_READERS, PassPlan, Placement, StreamedOptions};
 
@@ -36,6 +36,11 @@ const RINGS: [(u64, usize); 3] = [(1 << 20, 16), (512 << 10, 16), (256 << 10, 16
 /// more than this part of the budget: what they take is streamed again for every token.
 const PART: u64 = 8;
 
+/// Rows of logits beyond those of any pass take no more than this part of the budget, and are no more than fill the
+/// widest kernels a few times.
+const OUTPUT_PART: u64 = 32;
+const MAX_OUTPUT_ROWS: u64 = 64;
+
 /// Page tables of anonymous memory: 8 bytes for each page of 4 KiB, and as much again for everything else that the
 /// system keeps about it.
 const PAGE_TABLE_PART: u64 = 256;
@@ -63,6 +68,7 @@ pub(crate) struct KvForm {
 pub(crate) struct MemoryPlan {
     pub(crate) kv: KvForm,
     pub(crate) batch_len: usize,
+    pub(crate) output_rows: usize,
     pub(crate) route: Route,
     pub(crate) ledger: Ledger,
 }
@@ -75,6 +81,7 @@ pub(crate) struct Planner<'a> {
     budget_bytes: u64,
     options: &'a OpenOptions,
     tokenizer_bytes: u64,
+    output_rows: usize,
 }
 
 impl<'a> Planner<'a> {
@@ -86,7 +93,8 @@ impl<'a> Planner<'a> {
         options: &'a OpenOptions,
     ) -> Planner<'a> {
         let tokenizer_bytes = tokenizer_bytes_bound(shards.first());
-        Planner { shards, model, n_threads, budget_bytes, options, tokenizer_bytes }
+        let output_rows = output_rows(model, budget_bytes, options.sessions.unwrap_or(1));
+        Planner { shards, model, n_threads, budget_bytes, options, tokenizer_bytes, output_rows }
     }
 
     /// The tokenizer takes `bytes`, no more than what was planned with.
@@ -111,7 +119,7 @@ impl<'a> Planner<'a> {
             for batch_len in BATCH_LENS {
                 let ledger = self.mapped(&kv, batch_len);
                 if ledger.check(self.budget_bytes).is_ok() {
-                    return Some(MemoryPlan { kv, batch_len, route: Route::Mapped, ledger });
+                    return Some(self.settled(kv, batch_len, Route::Mapped, ledger));
                 }
             }
         }
@@ -123,24 +131,29 @@ impl<'a> Planner<'a> {
                 continue;
             };
             let ledger = self.mapped(&kv, batch_len);
-            return Some(MemoryPlan { kv, batch_len, route: Route::Mapped, ledger });
+            return Some(self.settled(kv, batch_len, Route::Mapped, ledger));
         }
         let part = self.budget_bytes / PART;
         // Of contexts that nobody asked for, the longest that leaves most of the memory to weights.
         let mut forms = contexts.iter().map(|len| self.full_kv(ty, *len));
         let full = forms.clone().find(|kv| kv.bytes <= part).or(forms.next_back())?;
-        let scratch_fits = |len: &usize| self.model.scratch_bytes(self.n_threads, *len) <= part;
+        let scratch_fits =
+            |len: &usize| self.model.scratch_bytes(self.n_threads, *len, self.output_rows) <= part;
         let batches = BATCH_LENS.into_iter().filter(scratch_fits).chain([BATCH_LENS[BATCH_LENS.len() - 1]]);
         let spilled = batches.clone().filter_map(|len| Some((self.spilled_kv(ty, len, 0)?, len)));
         for (kv, batch_len) in batches.map(|len| (full, len)).chain(spilled) {
             for ring in RINGS {
                 let Some((streamed, ledger)) = self.streamed(&kv, batch_len, ring) else { continue };
                 if ring == RINGS[RINGS.len() - 1] || ledger.bytes(RING) <= part {
-                    return Some(MemoryPlan { kv, batch_len, route: Route::Streamed(streamed), ledger });
+                    return Some(self.settled(kv, batch_len, Route::Streamed(streamed), ledger));
                 }
             }
         }
         None
+    }
+
+    fn settled(&self, kv: KvForm, batch_len: usize, route: Route, ledger: Ledger) -> MemoryPlan {
+        MemoryPlan { kv, batch_len, output_rows: self.output_rows, route, ledger }
     }
 
     /// What caches may hold, best first: less than f16 only for a context that was asked for.
@@ -206,7 +219,7 @@ impl<'a> Planner<'a> {
     /// What both routes use beside weights.
     fn add_rest(&self, ledger: &mut Ledger, kv: &KvForm, batch_len: usize) {
         ledger.add(KV_CACHE, kv.bytes);
-        ledger.add("scratch", self.model.scratch_bytes(self.n_threads, batch_len));
+        ledger.add("scratch", self.model.scratch_bytes(self.n_threads, batch_len, self.output_rows));
         ledger.add("tokenizer", self.tokenizer_bytes);
         ledger.add("prompt", kv.context_len as u64 * PROMPT_BYTES_PER_TOKEN);
         ledger.add("threads", self.n_threads as u64 * THREAD_BYTES);
@@ -271,6 +284,13 @@ impl<'a> Planner<'a> {
         ledger.check(self.budget_bytes).ok()?;
         Some((options, ledger))
     }
+}
+
+/// Rows of logits at a time for so many timelines in a pass, as far as they take little of the budget.
+fn output_rows(model: &Model, budget_bytes: u64, n_sessions: usize) -> usize {
+    let row_bytes = model.config().vocab_len as u64 * 4;
+    let within = (budget_bytes / OUTPUT_PART / row_bytes).min(MAX_OUTPUT_ROWS) as usize;
+    n_sessions.min(within).max(OUTPUT_ROWS)
 }
 
 const RING: &str = "weights (ring)";

@@ -80,21 +80,38 @@ impl Sampler {
     /// # Panics
     /// When `logits` is empty.
     pub fn sample(&mut self, logits: &[f32], history: &[TokenId]) -> TokenId {
-        assert!(!logits.is_empty());
+        self.sample_among(logits, history, None).expect("logits are not empty")
+    }
+
+    /// As [`Sampler::sample`], among the tokens whose bit is set in `mask`, the first token's bit being the lowest of the
+    /// first word; `None` when there are none.
+    pub fn sample_among(
+        &mut self,
+        logits: &[f32],
+        history: &[TokenId],
+        mask: Option<&[u32]>,
+    ) -> Option<TokenId> {
+        let is_set =
+            |mask: &[u32], id: usize| mask.get(id / 32).is_some_and(|word| word >> (id % 32) & 1 == 1);
         let penalties = self.penalties(history);
         let logit = |id: TokenId| match penalties.get(&id) {
             Some(count) => self.options.penalised(logits[id as usize], *count),
             None => logits[id as usize],
         };
-        let all = (0..logits.len() as TokenId).map(|id| Candidate { id, logit: logit(id) });
+        let may_come = |id: &TokenId| mask.is_none_or(|mask| is_set(mask, *id as usize));
+        let ids = (0..logits.len() as TokenId).filter(may_come);
+        let all = ids.map(|id| Candidate { id, logit: logit(id) });
         if self.options.temperature <= 0.0 {
             let best = all.reduce(|best, c| if c.logit > best.logit { c } else { best });
-            return best.map_or(0, |c| c.id);
+            return best.map(|c| c.id);
         }
         self.candidates.clear();
         self.candidates.extend(all);
+        if self.candidates.is_empty() {
+            return None;
+        }
         self.narrow();
-        self.draw()
+        Some(self.draw())
     }
 
     /// How often each recent token appeared; empty when no penalty is set.
@@ -251,6 +268,22 @@ mod tests {
         let presence = || SamplerOptions { presence_penalty: 0.7, ..greedy() };
         assert_eq!(pick(presence(), &[3.0, 2.0], &[0, 0, 0]), 0);
         assert_eq!(pick(presence(), &[3.0, 2.5], &[0]), 1);
+    }
+
+    #[test]
+    fn a_mask_leaves_what_it_allows() {
+        let logits: Vec<f32> = (0..70).map(|i| i as f32).collect();
+        let mask = [1 << 5, 1, 1 << 3];
+        for options in [SamplerOptions::greedy(), SamplerOptions { temperature: 0.001, ..plain() }] {
+            let mut sampler = Sampler::new(&options);
+            assert_eq!(sampler.sample_among(&logits, &[], Some(&mask)), Some(67));
+            assert_eq!(
+                sampler.sample_among(&logits, &[], Some(&mask[..1])),
+                Some(5),
+                "past its end nothing is"
+            );
+            assert_eq!(sampler.sample_among(&logits, &[], Some(&[0; 3])), None);
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::cancel::Cancel;
 use crate::engine::Engine;
 use crate::error::RunError;
-use rawrz_model::KvCache;
+use rawrz_model::{KvCache, Sequence, Wants};
 use rawrz_residency::Storage;
 use rawrz_text::TokenId;
 use std::sync::Arc;
@@ -41,7 +41,8 @@ impl Session {
     }
 
     fn assemble(engine: &Arc<Engine>, storage: Option<Box<dyn Storage>>) -> Result<Session, RunError> {
-        let kv_bytes = engine.reserve_kv()?;
+        let kv_bytes = engine.session_kv_bytes();
+        engine.reserve_kv(kv_bytes)?;
         let cache = engine.new_cache(storage).inspect_err(|_| engine.release_kv(kv_bytes))?;
         Ok(Session { cache, engine: Arc::clone(engine), tokens: Vec::new(), logits: Vec::new(), kv_bytes })
     }
@@ -151,7 +152,10 @@ impl Session {
             let first = first_output.saturating_sub(i * batch_len).min(batch.len());
             let mut runner = self.engine.runner();
             self.engine.follow_limits(&runner)?;
-            model.forward(&mut runner, self.engine.source(), &mut self.cache, batch, first, on_logits)?;
+            let sequence =
+                Sequence { cache: &mut self.cache, tokens: batch, wants: Wants::LogitsFrom(first) };
+            let mut on_output = |_: usize, position: usize, logits: &[f32]| on_logits(position, logits);
+            model.forward(&mut runner, self.engine.source(), &mut [sequence], &mut on_output)?;
             drop(runner);
             self.tokens.extend_from_slice(batch);
             on_progress(self.tokens.len());

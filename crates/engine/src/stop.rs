@@ -1,26 +1,23 @@
 //! Stop strings in streamed text: what may become one is held back until it is known.
 
 /// Passes text on until one of the stop strings appears.
-pub(crate) struct StopFilter<'a> {
-    stops: Vec<&'a str>,
+pub(crate) struct StopFilter {
+    stops: Vec<String>,
     /// Text not passed on yet: a proper prefix of a stop string may end it.
     held: String,
 }
 
-impl<'a> StopFilter<'a> {
+impl StopFilter {
     /// Empty stop strings are left out: they would stop everything.
-    pub(crate) fn new(stops: &'a [String]) -> StopFilter<'a> {
-        StopFilter {
-            stops: stops.iter().map(String::as_str).filter(|s| !s.is_empty()).collect(),
-            held: String::new(),
-        }
+    pub(crate) fn new(stops: &[String]) -> StopFilter {
+        StopFilter { stops: stops.iter().filter(|s| !s.is_empty()).cloned().collect(), held: String::new() }
     }
 
     /// Takes more text and returns what can be passed on, and whether a stop string appeared (it and what
     /// follows are dropped).
     pub(crate) fn push(&mut self, text: &str) -> (String, bool) {
         self.held.push_str(text);
-        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop)).min() {
+        if let Some(at) = self.stops.iter().filter_map(|stop| self.held.find(stop.as_str())).min() {
             self.held.truncate(at);
             return (std::mem::take(&mut self.held), true);
         }
@@ -30,8 +27,8 @@ impl<'a> StopFilter<'a> {
     }
 
     /// What was held back when the text ended without a stop string.
-    pub(crate) fn finish(self) -> String {
-        self.held
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.held)
     }
 }
 

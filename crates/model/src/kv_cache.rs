@@ -201,6 +201,30 @@ impl KvCache {
         }
     }
 
+    /// A cache of its own with the first `len` positions of this one; `None` when part of them is in a scratch file.
+    ///
+    /// # Errors
+    /// When there is no memory.
+    pub fn fork(&self, len: usize) -> Result<Option<KvCache>, PassError> {
+        let len = len.min(self.len);
+        let slabs = &self.slabs[..len.div_ceil(SEGMENT_LEN)];
+        if self.spilled.is_some() {
+            return Ok(None);
+        }
+        let mut fork = KvCache { slabs: Vec::with_capacity(slabs.len()), spilled: None, len, ..*self };
+        for slab in slabs.iter().flatten() {
+            let mut copy = fork.take_slab()?;
+            copy.bytes_mut().copy_from_slice(slab.bytes());
+            fork.slabs.push(Some(copy));
+        }
+        Ok(Some(fork))
+    }
+
+    /// Bytes that the cache takes when it holds `len` positions; of a spilled cache, that is said by its plan.
+    pub fn bytes_for(&self, len: usize) -> u64 {
+        self.shape.slab_bytes().saturating_mul(len.min(self.capacity).div_ceil(SEGMENT_LEN) as u64)
+    }
+
     /// Makes room for `n` positions after the filled ones, before a pass stores them.
     ///
     /// # Errors
@@ -349,7 +373,7 @@ impl LayerPages<'_> {
     }
 }
 
-impl Pages for LayerPages<'_> {
+impl<'a> Pages for LayerPages<'a> {
     /// What is in memory is not lent together with what is not: that is read meanwhile.
     fn n_lent(&self, mut segments: Range<usize>) -> usize {
         let most = self.cache.spilled.as_ref().map_or(usize::MAX, |spilled| spilled.pages.max_leased());
@@ -358,19 +382,23 @@ impl Pages for LayerPages<'_> {
         if is_resident { alike } else { alike.min(most) }
     }
 
+    fn resident(&self, segments: Range<usize>) -> Option<Vec<&[u8]>> {
+        let KvCache { shape, slabs, .. } = self.cache;
+        let page = |slab: &'a Option<Buffer>| {
+            slab.as_ref().map(|slab| &slab.bytes()[self.layer * shape.page_bytes..][..shape.page_bytes])
+        };
+        slabs[segments].iter().map(page).collect()
+    }
+
     fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError> {
-        let KvCache { shape, slabs, spilled, .. } = self.cache;
-        let from = self.layer * shape.page_bytes;
+        let KvCache { shape, spilled, .. } = self.cache;
         match spilled {
             Some(spilled) if !self.is_resident(segments.start) => {
                 let lease = |segment| spilled.pages.lease(shape.page(self.layer, segment));
                 let leased: Vec<SpilledPage<'_>> = segments.map(lease).collect::<Result<_, _>>()?;
                 work(&leased.iter().map(|page| &**page).collect::<Vec<_>>());
             }
-            _ => {
-                let slabs = slabs[segments].iter().flatten();
-                work(&slabs.map(|slab| &slab.bytes()[from..][..shape.page_bytes]).collect::<Vec<_>>());
-            }
+            _ => work(&self.resident(segments).unwrap_or_default()),
         }
         Ok(())
     }

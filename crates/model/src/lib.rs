@@ -1,7 +1,7 @@
 //! Weights, KV cache, kernels and the forward pass of each architecture.
 //!
-//! [`Model::bind`] looks every tensor of a GGUF up once and checks its shape; [`Model::forward`] runs a batch
-//! of tokens through the layers, reading weights through a [`Source`](rawrz_residency::Source).
+//! [`Model::bind`] looks every tensor of a GGUF up once and checks its shape; [`Model::forward`] runs
+//! tokens of one timeline or several through the layers, reading weights through a [`Source`](rawrz_residency::Source).
 //!
 //! # Invariants
 //! - The logits of a position are the same bits for every batch width, number of threads and instruction set
@@ -29,5 +29,5 @@ pub use config::{Config, Experts};
 pub use error::{BindError, PassError};
 pub use kernels::{Isa, KvType, Precision};
 pub use kv_cache::{KvCache, SpillPlan};
-pub use model::{BATCH_LENS, Model, Runner};
+pub use model::{BATCH_LENS, Model, OUTPUT_ROWS, Runner, Sequence, Wants};
 pub use rope::RopeScaling;

@@ -1,7 +1,7 @@
-//! A model: weights bound to an architecture, and the one way to run a batch of tokens through them.
+//! A model: weights bound to an architecture, and the one way to run tokens of one timeline or several through them.
 
 use crate::arch::{Gemma3, Llama, Qwen2, Qwen3};
-use crate::blocks::{Buffers, MAX_OUTPUT_ROWS, Pass, round_bytes, routing_bytes_per_token};
+use crate::blocks::{Buffers, Pass, round_bytes, routing_bytes_per_token};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::kernels::{
@@ -15,6 +15,37 @@ use rawrz_residency::{PassPlan, Source, Storage};
 /// Tokens of one batch, best first. Unpacking weights costs as much for a few tokens as for many, so more are
 /// better; a budget may leave room for fewer only.
 pub const BATCH_LENS: [usize; 6] = [512, 256, 128, 64, 32, 16];
+
+/// Rows of logits that a pass computes at a time unless it is told otherwise: the output head is often the largest
+/// tensor, and one pass over it serves all of them.
+pub const OUTPUT_ROWS: usize = 8;
+
+/// What one timeline adds to a pass.
+pub struct Sequence<'a> {
+    /// Keys and values of the positions before.
+    pub cache: &'a mut KvCache,
+    /// The tokens that follow; at least one.
+    pub tokens: &'a [u32],
+    /// What is to come out.
+    pub wants: Wants,
+}
+
+impl Sequence<'_> {
+    fn reborrow(&mut self) -> Sequence<'_> {
+        Sequence { cache: self.cache, tokens: self.tokens, wants: self.wants }
+    }
+}
+
+/// What is wanted of the tokens of a [`Sequence`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// Only that they are in the cache.
+    Nothing,
+    /// The logits after each token from the so-manieth on, `[vocab_len]`.
+    LogitsFrom(usize),
+    /// The residual stream after the last token and the last norm, `[dim]`.
+    State,
+}
 
 enum Arch {
     Llama(Llama),
@@ -42,14 +73,22 @@ pub struct Runner {
     attention: AttentionScratch,
     buffers: Buffers,
     batch_len: usize,
+    output_rows: usize,
 }
 
 impl Runner {
-    /// Threads and kernels for passes of up to `batch_len` tokens at a time; scratch grows with the first passes, up
-    /// to [`Model::scratch_bytes`].
-    pub fn new(n_threads: usize, isa: Isa, precision: Precision, batch_len: usize) -> Runner {
+    /// Threads and kernels for passes of up to `batch_len` tokens, of which `output_rows` give logits at a time; scratch
+    /// grows with the first passes, up to [`Model::scratch_bytes`].
+    pub fn new(
+        n_threads: usize,
+        isa: Isa,
+        precision: Precision,
+        batch_len: usize,
+        output_rows: usize,
+    ) -> Runner {
         Runner {
             batch_len: batch_len.max(1),
+            output_rows: output_rows.max(1),
             ops: Ops::new(isa),
             pool: Pool::new(n_threads),
             acts: Activations::new(precision),
@@ -170,8 +209,9 @@ impl Model {
         floats as u64 * 4 + routing
     }
 
-    /// The most bytes that a [`Runner`] of `n_threads` threads takes for passes of up to `batch_len` tokens.
-    pub fn scratch_bytes(&self, n_threads: usize, batch_len: usize) -> u64 {
+    /// The most bytes that a [`Runner`] of `n_threads` threads takes for passes of up to `batch_len` tokens, with
+    /// `output_rows` rows of logits at a time.
+    pub fn scratch_bytes(&self, n_threads: usize, batch_len: usize, output_rows: usize) -> u64 {
         let c = &self.config;
         let input = Activations::bytes(c.dim.max(c.ffn_dim).max(c.attention_len()), batch_len, 1);
         let hidden = match c.experts {
@@ -183,69 +223,93 @@ impl Model {
         // Of any type: what is widened takes the same.
         let layout = self.config.kv_layout(KvType::F16);
         let attention = AttentionScratch::bytes(layout, heads_per_kv, n_threads);
-        let logits = (MAX_OUTPUT_ROWS * self.config.vocab_len * 4) as u64;
+        let logits = (output_rows * self.config.vocab_len * 4) as u64;
         batch + logits + attention + n_threads as u64 * thread_scratch_bytes(batch_len)
     }
 
-    /// Runs `tokens` through the model after the positions in `cache`, and calls `on_logits` with position and
-    /// logits of every token from the `first_output`th on.
+    /// One pass: runs the tokens of each sequence through the model after the positions in its cache, and calls
+    /// `on_output` with what it wants: the sequence, the position, and logits or state.
     ///
-    /// The logits of a position have the same bits whatever the batch, the threads and the source. When the
-    /// pass fails, what `on_logits` was given must not be used, and the cache holds the tokens of the batches of
-    /// the runner's length before the one that failed: a later call can go on from there.
+    /// What is computed has the same bits whatever else is in the pass, and for any threads and source. When the pass
+    /// fails, what `on_output` was given must not be used, and all caches are as they were.
+    ///
+    /// # Panics
+    /// When a sequence has no tokens, or all have more than the runner's batch.
     pub fn forward(
         &self,
         runner: &mut Runner,
         source: &dyn Source,
-        cache: &mut KvCache,
-        tokens: &[u32],
-        first_output: usize,
-        on_logits: &mut dyn FnMut(usize, &[f32]),
+        sequences: &mut [Sequence<'_>],
+        on_output: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), PassError> {
-        let vocab_len = self.config.vocab_len;
-        if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab_len) {
-            return Err(PassError::Token { id: *id, vocab_len });
+        let n_tokens: usize = sequences.iter().map(|sequence| sequence.tokens.len()).sum();
+        assert!(n_tokens <= runner.batch_len && sequences.iter().all(|sequence| !sequence.tokens.is_empty()));
+        for Sequence { cache, tokens, .. } in &*sequences {
+            let vocab_len = self.config.vocab_len;
+            if let Some(id) = tokens.iter().find(|id| **id as usize >= vocab_len) {
+                return Err(PassError::Token { id: *id, vocab_len });
+            }
+            if tokens.len() > cache.capacity() - cache.len() {
+                let (len, capacity) = (cache.len(), cache.capacity());
+                return Err(PassError::ContextFull { n_tokens: tokens.len(), len, capacity });
+            }
         }
-        if tokens.len() > cache.capacity() - cache.len() {
-            let (len, capacity) = (cache.len(), cache.capacity());
-            return Err(PassError::ContextFull { n_tokens: tokens.len(), len, capacity });
+        let starts: Vec<usize> = sequences.iter().map(|sequence| sequence.cache.len()).collect();
+        let result = self.run(runner, source, sequences, on_output);
+        if result.is_err() {
+            sequences.iter_mut().zip(starts).for_each(|(sequence, start)| sequence.cache.truncate(start));
         }
-        let batch_len = runner.batch_len;
-        for (i, batch) in tokens.chunks(batch_len).enumerate() {
-            let first = first_output.saturating_sub(i * batch_len).min(batch.len());
-            self.forward_batch(runner, source, cache, batch, first, on_logits)?;
-        }
-        Ok(())
+        result
     }
 
-    fn forward_batch(
+    fn run(
         &self,
         runner: &mut Runner,
         source: &dyn Source,
-        cache: &mut KvCache,
-        tokens: &[u32],
-        first_output: usize,
-        on_logits: &mut dyn FnMut(usize, &[f32]),
+        sequences: &mut [Sequence<'_>],
+        on_output: &mut dyn FnMut(usize, usize, &[f32]),
     ) -> Result<(), PassError> {
-        // Without logits the head, the last stage, is not read.
-        let reads = match first_output < tokens.len() {
-            true => &self.plan.reads[..],
-            false => &self.plan.reads[..self.n_layer_reads],
+        let wants_logits = |sequence: &Sequence<'_>| match sequence.wants {
+            Wants::LogitsFrom(first) => first < sequence.tokens.len(),
+            Wants::Nothing | Wants::State => false,
         };
-        cache.prepare(tokens.len())?;
+        let wants_state = sequences.iter().any(|sequence| sequence.wants == Wants::State);
+        // Without logits the head, the last stage, is not read, but for its norm, which comes first, where a state is
+        // wanted.
+        let reads = match sequences.iter().any(wants_logits) {
+            true => &self.plan.reads[..],
+            false => &self.plan.reads[..self.n_layer_reads + usize::from(wants_state)],
+        };
+        for Sequence { cache, tokens, .. } in &mut *sequences {
+            cache.prepare(tokens.len())?;
+        }
         source.begin_pass(reads)?;
-        let Runner { ops, pool, acts, vector, table_rows, attention, buffers, .. } = runner;
-        let pass = &mut Pass { source, ops: *ops, pool, acts, vector, table_rows, attention, cache, tokens };
-        let config = &self.config;
-        let result = match &self.arch {
-            Arch::Llama(model) => model.forward(pass, config, buffers, first_output, on_logits),
-            Arch::Qwen2(model) => model.forward(pass, config, buffers, first_output, on_logits),
-            Arch::Qwen3(model) => model.forward(pass, config, buffers, first_output, on_logits),
-            Arch::Gemma3(model) => model.forward(pass, config, buffers, first_output, on_logits),
+        let Runner { ops, pool, acts, vector, table_rows, attention, buffers, output_rows, .. } = runner;
+        let result = {
+            let sequences = sequences.iter_mut().map(Sequence::reborrow).collect();
+            let output_rows = *output_rows;
+            let pass = &mut Pass {
+                source,
+                ops: *ops,
+                pool,
+                acts,
+                vector,
+                table_rows,
+                attention,
+                sequences,
+                output_rows,
+            };
+            let config = &self.config;
+            match &self.arch {
+                Arch::Llama(model) => model.forward(pass, config, buffers, on_output),
+                Arch::Qwen2(model) => model.forward(pass, config, buffers, on_output),
+                Arch::Qwen3(model) => model.forward(pass, config, buffers, on_output),
+                Arch::Gemma3(model) => model.forward(pass, config, buffers, on_output),
+            }
         };
         // A fault is the cause of whatever else went wrong, so it is told first.
         source.end_pass()?;
         result?;
-        cache.advance(tokens.len())
+        sequences.iter_mut().try_for_each(|sequence| sequence.cache.advance(sequence.tokens.len()))
     }
 }

@@ -127,10 +127,10 @@ impl Rope {
         Rope { steps, magnitude }
     }
 
-    /// Cosines and sines for `n` positions from `start`.
-    pub(crate) fn table(&self, start: usize, n: usize) -> RopeTable {
+    /// Cosines and sines for each of `positions`.
+    pub(crate) fn table(&self, positions: impl Iterator<Item = usize>) -> RopeTable {
         let mut table = RopeTable { pairs: self.steps.len(), cos: Vec::new(), sin: Vec::new() };
-        for position in start..start + n {
+        for position in positions {
             for step in &self.steps {
                 let (sin, cos) = (position as f64 * step).sin_cos();
                 table.cos.push((cos * self.magnitude) as f32);
@@ -168,7 +168,7 @@ mod tests {
         for (step, exact) in rope.steps.iter().zip([1.0, 0.1, 0.01, 0.001]) {
             assert!((step - exact).abs() < 1e-12);
         }
-        let table = rope.table(5, 2);
+        let table = rope.table(5..7);
         assert!((table.at(1).0[0] - 6f32.cos()).abs() < 1e-6);
         assert!((table.at(1).1[1] - 0.6f32.sin()).abs() < 1e-6);
     }

@@ -2,7 +2,7 @@
 //! on each head, GELU gates, and layers that see a sliding window, with a rotation base of their own, between
 //! layers that see everything. Norm weights in a GGUF already hold the "+ 1" of the paper's formula.
 
-use crate::blocks::{Buffers, FeedForward, Gate, Head, Pass, Rotation, SelfAttention, Window};
+use crate::blocks::{Buffers, FeedForward, Gate, Head, OnOutput, Pass, Rotation, SelfAttention, Window};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::rope::Rope;
@@ -93,12 +93,11 @@ impl Gemma3 {
         pass: &mut Pass<'_>,
         config: &Config,
         b: &mut Buffers,
-        first_output: usize,
-        on_logits: &mut dyn FnMut(usize, &[f32]),
+        on_output: OnOutput<'_>,
     ) -> Result<(), PassError> {
         let (eps, scale) = (config.rms_eps, self.scale);
-        let global_table = self.global_rope.table(pass.start(), pass.n_tokens());
-        let local_table = self.local_rope.table(pass.start(), pass.n_tokens());
+        let global_table = self.global_rope.table(pass.positions());
+        let local_table = self.local_rope.table(pass.positions());
         pass.embed(&self.token_embd, &mut b.x)?;
         pass.ops.scale(&mut b.x, (config.dim as f32).sqrt());
         for (i, layer) in self.layers.iter().enumerate() {
@@ -115,6 +114,6 @@ impl Gemma3 {
             pass.rms_norm_in_place(&mut b.h, &layer.post_ffn_norm, eps, &mut b.attention)?;
             pass.add(&mut b.x, &b.h);
         }
-        self.head.forward(pass, config, first_output, self.soft_cap, b, on_logits)
+        self.head.forward(pass, config, self.soft_cap, b, on_output)
     }
 }

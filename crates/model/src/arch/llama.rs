@@ -1,6 +1,6 @@
 //! `llama`: Llama 1 to 3, Mistral, Codestral, SmolLM2 and their kin (arXiv 2302.13971, 2407.21783).
 
-use crate::blocks::{Buffers, DecoderLayer, Extras, Head, Pass, Rotation, read_vector};
+use crate::blocks::{Buffers, DecoderLayer, Extras, Head, OnOutput, Pass, Rotation, read_vector};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::kernels::Ops;
@@ -52,14 +52,13 @@ impl Llama {
         pass: &mut Pass<'_>,
         config: &Config,
         b: &mut Buffers,
-        first_output: usize,
-        on_logits: &mut dyn FnMut(usize, &[f32]),
+        on_output: OnOutput<'_>,
     ) -> Result<(), PassError> {
-        let table = self.rope.table(pass.start(), pass.n_tokens());
+        let table = self.rope.table(pass.positions());
         pass.embed(&self.token_embd, &mut b.x)?;
         for (i, layer) in self.layers.iter().enumerate() {
             layer.forward(pass, config, i, Rotation::Adjacent, &table, b)?;
         }
-        self.head.forward(pass, config, first_output, 0.0, b, on_logits)
+        self.head.forward(pass, config, 0.0, b, on_output)
     }
 }

@@ -1,6 +1,6 @@
 //! `qwen2`: Qwen2 and Qwen2.5 (arXiv 2407.10671). As `llama`, with rotation in halves and biased q, k and v.
 
-use crate::blocks::{Buffers, DecoderLayer, Extras, Head, Pass, Rotation};
+use crate::blocks::{Buffers, DecoderLayer, Extras, Head, OnOutput, Pass, Rotation};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::rope::Rope;
@@ -35,14 +35,13 @@ impl Qwen2 {
         pass: &mut Pass<'_>,
         config: &Config,
         b: &mut Buffers,
-        first_output: usize,
-        on_logits: &mut dyn FnMut(usize, &[f32]),
+        on_output: OnOutput<'_>,
     ) -> Result<(), PassError> {
-        let table = self.rope.table(pass.start(), pass.n_tokens());
+        let table = self.rope.table(pass.positions());
         pass.embed(&self.token_embd, &mut b.x)?;
         for (i, layer) in self.layers.iter().enumerate() {
             layer.forward(pass, config, i, Rotation::Halves, &table, b)?;
         }
-        self.head.forward(pass, config, first_output, 0.0, b, on_logits)
+        self.head.forward(pass, config, 0.0, b, on_output)
     }
 }

@@ -1,7 +1,7 @@
 //! `qwen3` and `qwen3moe`: Qwen3 (arXiv 2505.09388). As `qwen2`, with norms of each query and key head before they
 //! rotate; the feed-forward blocks of `qwen3moe` are mixtures of experts.
 
-use crate::blocks::{Buffers, DecoderLayer, Extras, Head, Pass, Rotation};
+use crate::blocks::{Buffers, DecoderLayer, Extras, Head, OnOutput, Pass, Rotation};
 use crate::config::{Config, Keys};
 use crate::error::{BindError, PassError};
 use crate::rope::Rope;
@@ -40,14 +40,13 @@ impl Qwen3 {
         pass: &mut Pass<'_>,
         config: &Config,
         b: &mut Buffers,
-        first_output: usize,
-        on_logits: &mut dyn FnMut(usize, &[f32]),
+        on_output: OnOutput<'_>,
     ) -> Result<(), PassError> {
-        let table = self.rope.table(pass.start(), pass.n_tokens());
+        let table = self.rope.table(pass.positions());
         pass.embed(&self.token_embd, &mut b.x)?;
         for (i, layer) in self.layers.iter().enumerate() {
             layer.forward(pass, config, i, Rotation::Halves, &table, b)?;
         }
-        self.head.forward(pass, config, first_output, 0.0, b, on_logits)
+        self.head.forward(pass, config, 0.0, b, on_output)
     }
 }

@@ -4,6 +4,7 @@ use super::{Buffers, Pass, Rotation};
 use crate::config::Config;
 use crate::error::{BindError, PassError};
 use crate::kernels::{self, Attention};
+use crate::model::Sequence;
 use crate::rope::RopeTable;
 use crate::weights::{Binder, Linear, Vector};
 
@@ -85,21 +86,37 @@ impl SelfAttention {
         }
         pass.rotate(q, config.head_dim, rotation, table);
         pass.rotate(k, config.head_dim, rotation, table);
-        pass.cache.store(layer, k, v, &pass.ops, pass.pool);
-        pass.cache.set_window(layer, window.len());
         attention.resize(n * config.attention_len(), 0.0);
-        let job = Attention {
-            layout: pass.cache.layout(),
-            n_heads: config.n_heads,
-            n_kv_heads: config.n_kv_heads,
-            queries: q,
-            pages: &pass.cache.layer(layer),
-            head_bytes: pass.cache.head_bytes(),
-            start: pass.start(),
-            window_len: window.len(),
-            scale,
-        };
-        kernels::attend(&job, attention, pass.attention, &pass.ops, pass.pool)?;
+        let mut first = 0;
+        for Sequence { cache, tokens, .. } in &mut pass.sequences {
+            let end = first + tokens.len();
+            let keys = &k[first * config.key_len()..end * config.key_len()];
+            let values = &v[first * config.value_len()..end * config.value_len()];
+            cache.store(layer, keys, values, &pass.ops, pass.pool);
+            cache.set_window(layer, window.len());
+            first = end;
+        }
+        let layers: Vec<_> = pass.sequences.iter().map(|sequence| sequence.cache.layer(layer)).collect();
+        let (mut queries, mut outs) = (&q[..], &mut attention[..]);
+        let mut jobs = Vec::with_capacity(layers.len());
+        for (Sequence { cache, tokens, .. }, pages) in pass.sequences.iter().zip(&layers) {
+            let (of_sequence, others) = queries.split_at(tokens.len() * config.query_len());
+            let (out, other_outs) = outs.split_at_mut(tokens.len() * config.attention_len());
+            (queries, outs) = (others, other_outs);
+            let job = Attention {
+                layout: cache.layout(),
+                n_heads: config.n_heads,
+                n_kv_heads: config.n_kv_heads,
+                queries: of_sequence,
+                pages,
+                head_bytes: cache.head_bytes(),
+                start: cache.len(),
+                window_len: window.len(),
+                scale,
+            };
+            jobs.push((job, out));
+        }
+        kernels::attend_all(jobs, pass.attention, &pass.ops, pass.pool)?;
         pass.load(attention, n);
         pass.linear(&self.output, h)
     }

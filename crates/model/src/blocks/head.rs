@@ -1,13 +1,10 @@
-//! The end of a pass: from the residual stream to logits.
+//! The end of a pass: from the residual stream to logits, or to the state that an embedding is made of.
 
 use super::{Buffers, Pass};
 use crate::config::Config;
 use crate::error::{BindError, PassError};
+use crate::model::Wants;
 use crate::weights::{Binder, Linear, Matrix, Vector};
-
-/// Rows of logits that are computed at once when many are asked for: the output head is often the largest
-/// tensor, and one pass over it serves all of them.
-pub(crate) const MAX_OUTPUT_ROWS: usize = 8;
 
 /// The last norm and the output matrix.
 pub(crate) struct Head {
@@ -15,8 +12,15 @@ pub(crate) struct Head {
     output: Linear,
 }
 
-/// Takes the logits of a position: `[vocab_len]`, one for each token of the vocabulary.
-pub(crate) type OnLogits<'a> = &'a mut dyn FnMut(usize, &[f32]);
+/// Takes what a sequence wanted: which sequence, the position, and logits, `[vocab_len]`, or the state, `[dim]`.
+pub(crate) type OnOutput<'a> = &'a mut dyn FnMut(usize, usize, &[f32]);
+
+/// A row of the residual stream that something is wanted of.
+struct Wanted {
+    sequence: usize,
+    position: usize,
+    row: usize,
+}
 
 impl Head {
     /// Binds `output_norm` and the output, which may be the embedding table `tied`.
@@ -33,34 +37,73 @@ impl Head {
         })
     }
 
-    /// Computes the logits of the batch's tokens from `first_output` on, `cap * tanh(logits / cap)` where
-    /// `soft_cap` is not 0.
+    /// Gives every sequence what it wants: logits, `cap * tanh(logits / cap)` where `soft_cap` is not 0, or the state
+    /// after the last norm.
     pub(crate) fn forward(
         &self,
         pass: &mut Pass<'_>,
         config: &Config,
-        first_output: usize,
         soft_cap: f32,
         buffers: &mut Buffers,
-        on_logits: OnLogits<'_>,
+        on_output: OnOutput<'_>,
     ) -> Result<(), PassError> {
-        let Buffers { x, h, logits, .. } = buffers;
-        let mut position = pass.start() + first_output;
-        for rows in x[first_output * config.dim..].chunks(MAX_OUTPUT_ROWS * config.dim) {
-            pass.rms_norm(rows, &self.norm, config.rms_eps, h)?;
-            pass.load(h, rows.len() / config.dim);
-            pass.linear(&self.output, logits)?;
-            for row in logits.chunks_exact_mut(config.vocab_len) {
+        let (logits_of, states_of) = wanted(pass);
+        for wanted in states_of {
+            self.norm_rows(pass, config, &[&wanted], buffers)?;
+            if !buffers.h.iter().all(|value| value.is_finite()) {
+                return Err(PassError::NotFinite { position: wanted.position });
+            }
+            on_output(wanted.sequence, wanted.position, &buffers.h);
+        }
+        for wanted in logits_of.chunks(pass.output_rows) {
+            self.norm_rows(pass, config, &wanted.iter().collect::<Vec<_>>(), buffers)?;
+            pass.load(&buffers.h, wanted.len());
+            pass.linear(&self.output, &mut buffers.logits)?;
+            let rows = buffers.logits.chunks_exact_mut(config.vocab_len);
+            for (Wanted { sequence, position, .. }, row) in wanted.iter().zip(rows) {
                 if soft_cap != 0.0 {
                     pass.ops.soft_cap(row, soft_cap);
                 }
                 if !row.iter().all(|l| l.is_finite()) {
-                    return Err(PassError::NotFinite { position });
+                    return Err(PassError::NotFinite { position: *position });
                 }
-                on_logits(position, row);
-                position += 1;
+                on_output(*sequence, *position, row);
             }
         }
         Ok(())
     }
+
+    /// `h = norm(rows of x)`
+    fn norm_rows(
+        &self,
+        pass: &mut Pass<'_>,
+        config: &Config,
+        wanted: &[&Wanted],
+        buffers: &mut Buffers,
+    ) -> Result<(), PassError> {
+        // The results of attention are not wanted any more.
+        let Buffers { x, h, attention: rows, .. } = buffers;
+        rows.clear();
+        for wanted in wanted {
+            rows.extend_from_slice(&x[wanted.row * config.dim..][..config.dim]);
+        }
+        pass.rms_norm(rows, &self.norm, config.rms_eps, h)
+    }
+}
+
+/// Rows whose logits are wanted, and rows whose states are.
+fn wanted(pass: &Pass<'_>) -> (Vec<Wanted>, Vec<Wanted>) {
+    let (mut logits, mut states) = (Vec::new(), Vec::new());
+    let mut first_row = 0;
+    for (sequence, of) in pass.sequences.iter().enumerate() {
+        let (start, n_tokens) = (of.cache.len(), of.tokens.len());
+        let at = |token: usize| Wanted { sequence, position: start + token, row: first_row + token };
+        match of.wants {
+            Wants::Nothing => {}
+            Wants::LogitsFrom(first) => logits.extend((first..n_tokens).map(at)),
+            Wants::State => states.push(at(n_tokens - 1)),
+        }
+        first_row += n_tokens;
+    }
+    (logits, states)
 }

@@ -14,12 +14,12 @@ mod routing;
 pub(crate) use attention::{SelfAttention, Window};
 pub(crate) use decoder::{DecoderLayer, Extras};
 pub(crate) use feed_forward::{FeedForward, Gate};
-pub(crate) use head::{Head, MAX_OUTPUT_ROWS};
+pub(crate) use head::{Head, OnOutput};
 pub(crate) use mixture::{MixtureOfExperts, round_bytes, routing_bytes_per_token};
 
 use crate::error::PassError;
 use crate::kernels::{self, Activations, AttentionScratch, DisjointRows, Ops, Pool, Product, WeightRows};
-use crate::kv_cache::KvCache;
+use crate::model::Sequence;
 use crate::rope::RopeTable;
 use crate::weights::{Linear, Matrix, Vector};
 use rawrz_residency::{Extent, Lease, Source};
@@ -33,7 +33,7 @@ pub(crate) enum Rotation {
     Halves,
 }
 
-/// Buffers of one batch, `[token][length]`; kept from pass to pass.
+/// Buffers of one batch, `[token][length]`, with the tokens of all sequences one after the other; kept from pass to pass.
 #[derive(Default)]
 pub(crate) struct Buffers {
     /// The residual stream, `[token][dim]`.
@@ -60,7 +60,8 @@ pub(crate) struct Buffers {
     pub(crate) logits: Vec<f32>,
 }
 
-/// One pass of a batch of tokens through the model.
+/// One pass of a batch of tokens, of one timeline or several, through the model. Only attention knows which token is
+/// of which timeline.
 pub(crate) struct Pass<'a> {
     pub(crate) source: &'a dyn Source,
     pub(crate) ops: Ops,
@@ -72,8 +73,10 @@ pub(crate) struct Pass<'a> {
     /// Rows of the embedding table, as they lie in the file.
     pub(crate) table_rows: &'a mut Vec<u8>,
     pub(crate) attention: &'a mut AttentionScratch,
-    pub(crate) cache: &'a mut KvCache,
-    pub(crate) tokens: &'a [u32],
+    /// Not empty, as are none of their tokens.
+    pub(crate) sequences: Vec<Sequence<'a>>,
+    /// Rows of logits that are computed at a time.
+    pub(crate) output_rows: usize,
 }
 
 /// Rows of a matrix that are in memory, and where their products go.
@@ -106,19 +109,26 @@ pub(crate) fn read_vector(
 }
 
 impl Pass<'_> {
-    /// Position of the first token of the batch.
-    pub(crate) fn start(&self) -> usize {
-        self.cache.len()
+    /// Tokens of all sequences.
+    pub(crate) fn n_tokens(&self) -> usize {
+        self.sequences.iter().map(|sequence| sequence.tokens.len()).sum()
     }
 
-    pub(crate) fn n_tokens(&self) -> usize {
-        self.tokens.len()
+    /// The position of each token in its timeline, sequence after sequence.
+    pub(crate) fn positions(&self) -> impl Iterator<Item = usize> {
+        self.sequences
+            .iter()
+            .flat_map(|Sequence { cache, tokens, .. }| cache.len()..cache.len() + tokens.len())
+    }
+
+    fn tokens(&self) -> impl Iterator<Item = u32> {
+        self.sequences.iter().flat_map(|sequence| sequence.tokens.iter().copied())
     }
 
     /// `out = rows of the table`, `[token][row_len]`.
     pub(crate) fn embed(&mut self, table: &Matrix, out: &mut Vec<f32>) -> Result<(), PassError> {
         out.resize(self.n_tokens() * table.row_len, 0.0);
-        let rows: Vec<_> = self.tokens.iter().map(|token| table.row(*token as usize)).collect();
+        let rows: Vec<_> = self.tokens().map(|token| table.row(token as usize)).collect();
         self.source.copy(&rows, self.table_rows)?;
         let rows = self.table_rows.chunks_exact(table.row_bytes as usize);
         for (row, out) in rows.zip(out.chunks_exact_mut(table.row_len)) {

@@ -71,6 +71,9 @@ pub(crate) trait Pages: Sync {
     /// How many of `segments`, which are not none, are lent at a time from the first of them on: at least one.
     fn n_lent(&self, segments: Range<usize>) -> usize;
 
+    /// The pages of `segments` where all of them are in memory.
+    fn resident(&self, segments: Range<usize>) -> Option<Vec<&[u8]>>;
+
     /// Lends the pages of `segments`, no more than [`Pages::n_lent`], to `work`.
     fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError>;
 }
@@ -209,6 +212,53 @@ pub(crate) fn attend(
             scratch.with(|scratch| whole(job, tiles.tile(task), &wave, scratch, &out, ops));
         });
     })
+}
+
+/// As [`attend`] for each job and where its result goes. Where together they make enough tasks, those whose pages are in
+/// memory share the threads: jobs of one token have too little work each to be worth waking them.
+pub(crate) fn attend_all(
+    jobs: Vec<(Attention<'_>, &mut [f32])>,
+    scratch: &mut AttentionScratch,
+    ops: &Ops,
+    pool: &Pool,
+) -> Result<(), PassError> {
+    let n_tasks =
+        |job: &Attention<'_>| job.n_tokens().div_ceil(tile_tokens(job.heads_per_kv())) * job.n_kv_heads;
+    let all_tasks: usize = jobs.iter().map(|(job, _)| n_tasks(job)).sum();
+    if jobs.len() == 1 || all_tasks < TASKS_PER_THREAD.0 * pool.n_threads() {
+        return jobs.into_iter().try_for_each(|(job, out)| attend(&job, out, scratch, ops, pool));
+    }
+    let mut together: Vec<(Attention<'_>, DisjointRows<'_>)> = Vec::with_capacity(jobs.len());
+    for (job, out) in jobs {
+        assert_eq!(out.len(), job.n_tokens() * job.n_heads * job.layout.value_dim);
+        match job.pages.resident(segments(&job, 0, job.n_tokens())) {
+            Some(_) => {
+                let row_len = job.n_heads * job.layout.value_dim;
+                together.push((job, DisjointRows::new(out, row_len)));
+            }
+            None => attend(&job, out, scratch, ops, pool)?,
+        }
+    }
+    let mut waves = Vec::with_capacity(together.len());
+    let mut tasks = Vec::with_capacity(all_tasks);
+    for (i, (job, _)) in together.iter().enumerate() {
+        let (n_tokens, all) = (job.n_tokens(), segments(job, 0, job.n_tokens()));
+        let tiles =
+            Tiles { job, n_tokens, tile_tokens: tile_tokens(job.heads_per_kv()), n_tasks: n_tasks(job) };
+        tasks.extend((0..tiles.n_tasks).map(|task| (i, tiles.tile(task))));
+        waves.push((all.start, job.pages.resident(all).unwrap_or_default()));
+    }
+    // What takes longest comes first.
+    tasks.sort_by_key(|(i, tile)| {
+        let job = &together[*i].0;
+        std::cmp::Reverse(tile.n_tokens * (job.start + tile.first).min(job.window_len))
+    });
+    pool.run(tasks.len(), &|task| {
+        let (i, tile) = tasks[task];
+        let ((job, out), (first, pages)) = (&together[i], &waves[i]);
+        scratch.with(|scratch| whole(job, tile, &Wave { first: *first, pages }, scratch, out, ops));
+    });
+    Ok(())
 }
 
 /// The tasks of a job.

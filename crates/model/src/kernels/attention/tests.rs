@@ -34,6 +34,10 @@ impl Pages for TestPages {
         segments.len().min(self.most)
     }
 
+    fn resident(&self, segments: Range<usize>) -> Option<Vec<&[u8]>> {
+        (segments.len() <= self.most).then(|| self.pages[segments].iter().map(Vec::as_slice).collect())
+    }
+
     fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError> {
         assert!(!segments.is_empty() && segments.len() <= self.most);
         work(&self.pages[segments].iter().map(Vec::as_slice).collect::<Vec<_>>());
@@ -254,6 +258,9 @@ fn a_page_that_does_not_come_is_an_error_and_scratch_stays_usable() {
     impl Pages for Broken<'_> {
         fn n_lent(&self, _: Range<usize>) -> usize {
             1
+        }
+        fn resident(&self, _: Range<usize>) -> Option<Vec<&[u8]>> {
+            None
         }
         fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError> {
             match segments.start == self.1 {

@@ -1,0 +1,198 @@
+//! `/v1/completions`.
+
+use super::chat::StreamOptions;
+use super::sampling::{Ready, Sampling, grammar};
+use super::{fresh_id, now, ok, respond, usage};
+use crate::answer::{AnswerParser, Piece};
+use crate::error::{ApiError, ApiResult};
+use crate::http::{self, Framing, Gone, Writer};
+use crate::ollama::MAX_TOP_LOGPROBS;
+use crate::prompt::{self, Prompt};
+use crate::registry::InUse;
+use crate::running::{News, Running, Whole, finish_reason};
+use crate::state::Shared;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use rawrz_engine::{GenerateOptions, Step};
+use rawrz_text::TokenId;
+use serde::Deserialize;
+use serde_json::{Map, Value as Json, json};
+
+/// Tokens that are made when nobody says how many, as OpenAI has it.
+const DEFAULT_MAX_TOKENS: usize = 16;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CompletionRequest {
+    model: String,
+    prompt: Json,
+    suffix: Option<String>,
+    stream: Option<bool>,
+    stream_options: Option<StreamOptions>,
+    echo: Option<bool>,
+    logprobs: Option<usize>,
+    n: Option<usize>,
+    best_of: Option<usize>,
+    response_format: Option<Json>,
+    #[serde(flatten)]
+    sampling: Sampling,
+}
+
+/// A prompt as it was given.
+enum Given {
+    Text(String),
+    Tokens(Vec<TokenId>),
+}
+
+fn given(prompt: Json) -> ApiResult<Given> {
+    let bad = || ApiError::bad("prompt is one text, or one list of tokens");
+    match prompt {
+        Json::String(text) => Ok(Given::Text(text)),
+        Json::Array(mut list) => match list.first() {
+            Some(Json::String(_)) if list.len() == 1 => given(list.remove(0)),
+            Some(Json::Number(_)) => {
+                let token =
+                    |value: Json| value.as_u64().and_then(|id| TokenId::try_from(id).ok()).ok_or_else(bad);
+                Ok(Given::Tokens(list.into_iter().map(token).collect::<ApiResult<_>>()?))
+            }
+            _ => Err(bad()),
+        },
+        _ => Err(bad()),
+    }
+}
+
+pub(super) async fn completions(State(state): State<Shared>, request: Request) -> Response {
+    respond(try_completions(&state, request).await)
+}
+
+async fn try_completions(state: &Shared, request: Request) -> ApiResult<Response> {
+    let client = http::client(&request);
+    let body: CompletionRequest = http::json(state, request).await?;
+    if body.n.is_some_and(|n| n != 1) || body.best_of.is_some_and(|n| n != 1) {
+        return Err(ApiError::bad("n and best_of other than 1 are not supported"));
+    }
+    if body.logprobs.is_some_and(|k| k > MAX_TOP_LOGPROBS) {
+        return Err(ApiError::bad(format!("logprobs is at most {MAX_TOP_LOGPROBS}")));
+    }
+    let given = given(body.prompt)?;
+    let echo = match (&given, body.echo) {
+        (Given::Text(text), Some(true)) => text.clone(),
+        (Given::Tokens(_), Some(true)) => return Err(ApiError::bad("echo is for prompts of text")),
+        _ => String::new(),
+    };
+    let mut options: GenerateOptions = body.sampling.options()?;
+    if options.max_tokens == usize::MAX {
+        options.max_tokens = DEFAULT_MAX_TOKENS;
+    }
+    options.logprobs = body.logprobs;
+    let grammar = grammar(body.response_format.as_ref())?;
+    let ready = Ready::new(state, &body.model, client).await?;
+    let suffix = body.suffix.filter(|suffix| !suffix.is_empty());
+    let make = move |ready: &Ready| {
+        let tokens = match (given, suffix) {
+            (Given::Text(text), Some(suffix)) => prompt::infill(&ready.model, &ready.loaded, &text, &suffix)?,
+            (Given::Text(text), None) => prompt::raw(&ready.loaded, &text)?,
+            (Given::Tokens(tokens), None) => tokens,
+            (Given::Tokens(_), Some(_)) => return Err(ApiError::bad("suffix is for prompts of text")),
+        };
+        let vocab_len = ready.loaded.engine().config().vocab_len;
+        if tokens.iter().any(|id| *id as usize >= vocab_len) {
+            return Err(ApiError::bad(format!("a token is outside the vocabulary of {vocab_len}")));
+        }
+        prompt::check_len(&tokens, ready.context_len())?;
+        Ok(Prompt { tokens, parser: AnswerParser::plain(), n_dropped: 0 })
+    };
+    let running = ready.run(options, grammar, make).await?;
+    let form = Form { id: fresh_id("cmpl-"), created: now(), model: body.model };
+    if body.stream == Some(true) {
+        let include_usage = body.stream_options.is_some_and(|options| options.include_usage);
+        return Ok(http::stream(Framing::Sse, move |writer| async move {
+            let _ = form.stream(&writer, running, echo, include_usage).await;
+        }));
+    }
+    let loaded = running.model().clone();
+    let (pieces, steps, ended) = running.collect().await?;
+    let generated = &ended.generated;
+    let text = echo + &Whole::of(pieces).text;
+    let mut whole = form.chunk(&text, logprobs_json(&loaded, &steps), Some(finish_reason(generated.finish)));
+    whole["usage"] = usage(generated.prompt_tokens, generated.reused_tokens, generated.tokens.len());
+    ok(&whole)
+}
+
+struct Form {
+    id: String,
+    created: i64,
+    model: String,
+}
+
+impl Form {
+    fn chunk(&self, text: &str, logprobs: Json, finish: Option<&str>) -> Json {
+        json!({
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.model,
+            "choices": [{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}],
+        })
+    }
+
+    async fn stream(
+        &self,
+        writer: &Writer,
+        mut running: Running,
+        echo: String,
+        include_usage: bool,
+    ) -> Result<(), Gone> {
+        if !echo.is_empty() {
+            writer.json(&self.chunk(&echo, Json::Null, None)).await?;
+        }
+        loop {
+            match running.next().await {
+                Ok(Some(News::Prompt { .. })) => {}
+                Ok(Some(News::Answer { pieces, steps })) => {
+                    let text =
+                        Whole::of(pieces.into_iter().filter(|p| matches!(p, Piece::Text(_))).collect()).text;
+                    writer.json(&self.chunk(&text, logprobs_json(running.model(), &steps), None)).await?;
+                }
+                Ok(Some(News::End(ended))) => {
+                    let generated = &ended.generated;
+                    writer.json(&self.chunk("", Json::Null, Some(finish_reason(generated.finish)))).await?;
+                    if include_usage {
+                        let mut chunk = self.chunk("", Json::Null, None);
+                        chunk["choices"] = json!([]);
+                        let n_tokens = generated.tokens.len();
+                        chunk["usage"] = usage(generated.prompt_tokens, generated.reused_tokens, n_tokens);
+                        writer.json(&chunk).await?;
+                    }
+                }
+                Ok(None) => break,
+                Err(error) => {
+                    writer.json(&super::error_json(&error)).await?;
+                    return Ok(());
+                }
+            }
+        }
+        writer.raw("data: [DONE]\n\n".to_owned()).await
+    }
+}
+
+/// The older form: lists beside each other.
+fn logprobs_json(loaded: &InUse, steps: &[Step]) -> Json {
+    if steps.is_empty() {
+        return Json::Null;
+    }
+    let text = |id: TokenId| {
+        let mut bytes = Vec::new();
+        loaded.engine().tokenizer().append_piece(id, true, &mut bytes);
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let top = |step: &Step| {
+        let entries = step.top.iter().map(|token| (text(token.id), json!(token.logprob)));
+        Json::Object(entries.collect::<Map<_, _>>())
+    };
+    json!({
+        "tokens": steps.iter().map(|step| text(step.chosen.id)).collect::<Vec<_>>(),
+        "token_logprobs": steps.iter().map(|step| step.chosen.logprob).collect::<Vec<_>>(),
+        "top_logprobs": steps.iter().map(top).collect::<Vec<_>>(),
+    })
+}

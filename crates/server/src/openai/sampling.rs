@@ -1,0 +1,140 @@
+//! What requests set of sampling, and what is common to their dialects: the model, its load, the queue.
+
+use crate::constrain::Grammar;
+use crate::error::{ApiError, ApiResult};
+use crate::ollama::{MAX_TOP_LOGPROBS, stops};
+use crate::prompt::Prompt;
+use crate::registry::InUse;
+use crate::running::{Job, Running};
+use crate::state::{Named, Shared, blocking};
+use rawrz_engine::{GenerateOptions, SamplerOptions, Work};
+use serde::Deserialize;
+use serde_json::Value as Json;
+use std::time::{Duration, Instant};
+
+/// Parameters of a request, under the names that OpenAI has for them and those that local servers add.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Sampling {
+    pub(crate) temperature: Option<f32>,
+    pub(crate) top_p: Option<f32>,
+    pub(crate) top_k: Option<usize>,
+    pub(crate) min_p: Option<f32>,
+    pub(crate) frequency_penalty: Option<f32>,
+    pub(crate) presence_penalty: Option<f32>,
+    pub(crate) repeat_penalty: Option<f32>,
+    pub(crate) seed: Option<i64>,
+    pub(crate) stop: Option<Json>,
+    pub(crate) max_tokens: Option<usize>,
+    pub(crate) max_completion_tokens: Option<usize>,
+    pub(crate) max_output_tokens: Option<usize>,
+    pub(crate) ignore_eos: Option<bool>,
+}
+
+impl Sampling {
+    pub(crate) fn options(&self) -> ApiResult<GenerateOptions> {
+        let default = SamplerOptions::default();
+        let within = |name: &str, value: Option<f32>, default: f32, least: f32, most: f32| match value {
+            None => Ok(default),
+            Some(value) if (least..=most).contains(&value) => Ok(value),
+            Some(value) => Err(ApiError::bad(format!("{name} is {value}; from {least} to {most} may be"))),
+        };
+        let sampler = SamplerOptions {
+            temperature: within("temperature", self.temperature, 1.0, 0.0, 100.0)?,
+            top_p: within("top_p", self.top_p, 1.0, 0.0, 1.0)?,
+            top_k: self.top_k.unwrap_or(default.top_k),
+            min_p: within("min_p", self.min_p, default.min_p, 0.0, 1.0)?,
+            frequency_penalty: within("frequency_penalty", self.frequency_penalty, 0.0, -2.0, 2.0)?,
+            presence_penalty: within("presence_penalty", self.presence_penalty, 0.0, -2.0, 2.0)?,
+            repeat_penalty: within("repeat_penalty", self.repeat_penalty, 1.0, 0.01, 100.0)?,
+            seed: self.seed.map(i64::cast_unsigned),
+            ..default
+        };
+        let most = self.max_completion_tokens.or(self.max_tokens).or(self.max_output_tokens);
+        Ok(GenerateOptions {
+            max_tokens: most.unwrap_or(usize::MAX),
+            sampler,
+            stop: stops(self.stop.as_ref())?,
+            ignore_eog: self.ignore_eos == Some(true),
+            ..GenerateOptions::default()
+        })
+    }
+}
+
+/// `top_logprobs` for requests that want log-probabilities.
+pub(super) fn logprobs(wanted: bool, top: Option<usize>) -> ApiResult<Option<usize>> {
+    match top {
+        Some(k) if k > MAX_TOP_LOGPROBS => {
+            Err(ApiError::bad(format!("top_logprobs is at most {MAX_TOP_LOGPROBS}")))
+        }
+        k => Ok(wanted.then_some(k.unwrap_or(0))),
+    }
+}
+
+/// `response_format`, and where the Responses API has the same.
+pub(super) fn grammar(format: Option<&Json>) -> ApiResult<Option<Grammar>> {
+    let Some(format) = format.filter(|format| !format.is_null()) else { return Ok(None) };
+    let bad = || ApiError::bad("response_format has a type: text, json_object, json_schema or regex");
+    match format.get("type").and_then(Json::as_str).ok_or_else(bad)? {
+        "text" => Ok(None),
+        "json_object" => Ok(Some(Grammar::JsonObject)),
+        "json_schema" => {
+            let schema =
+                format.get("json_schema").and_then(|named| named.get("schema")).or(format.get("schema"));
+            let none = || ApiError::bad("response_format json_schema has no schema");
+            Ok(Some(Grammar::Schema(schema.cloned().ok_or_else(none)?)))
+        }
+        "regex" => {
+            let regex = format.get("regex").or(format.get("pattern")).and_then(Json::as_str);
+            let none = || ApiError::bad("response_format regex has no pattern");
+            Ok(Some(Grammar::Regex(regex.ok_or_else(none)?.to_owned())))
+        }
+        _ => Err(bad()),
+    }
+}
+
+/// A model that is loaded for a request.
+pub(crate) struct Ready {
+    pub(crate) state: Shared,
+    pub(crate) model: Named,
+    pub(crate) loaded: InUse,
+    pub(crate) client: u64,
+    pub(crate) started: Instant,
+    pub(crate) load: Duration,
+}
+
+impl Ready {
+    pub(crate) async fn new(state: &Shared, name: &str, client: u64) -> ApiResult<Ready> {
+        let started = Instant::now();
+        let model = state.named(name)?;
+        let loaded = state.load(&model).await?;
+        state.keep(&loaded, None);
+        Ok(Ready { state: state.clone(), model, loaded, client, started, load: started.elapsed() })
+    }
+
+    pub(crate) fn context_len(&self) -> usize {
+        self.loaded.engine().context_len()
+    }
+
+    /// Makes a prompt and puts the request into the queue. Gives the prompt's text too.
+    pub(crate) async fn run(
+        self,
+        options: GenerateOptions,
+        grammar: Option<Grammar>,
+        prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
+    ) -> ApiResult<Running> {
+        blocking(move || {
+            let Prompt { tokens, parser, .. } = prompt(&self)?;
+            let constraint = match &grammar {
+                Some(grammar) => Some(self.loaded.grammars()?.constraint(grammar)?),
+                None => None,
+            };
+            let room = (self.context_len() + 1).saturating_sub(tokens.len());
+            let options = GenerateOptions { max_tokens: options.max_tokens.min(room), ..options };
+            let Ready { state, loaded, client, started, load, .. } = self;
+            let work = Work::Generate { options, constraint };
+            Running::start(&state, loaded, Job { prompt: tokens, work, client, parser, started, load })
+        })
+        .await
+    }
+}

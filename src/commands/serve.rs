@@ -1,0 +1,206 @@
+//! `rawrz serve [MODEL..]`
+
+use crate::catalog::{self, BUILT_IN};
+use crate::cli::ServeArgs;
+use crate::commands::pull;
+use crate::exit::Usage;
+use crate::{interrupt, locate};
+use anyhow::{Context, anyhow};
+use etcetera::BaseStrategy;
+use rawrz_engine::Cancel;
+use rawrz_server::{Catalog, CatalogEntry, KeepAlive, PullProgress, Server, ServerOptions};
+use std::io::ErrorKind;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+
+/// Ollama's port, so that its clients find the server.
+const DEFAULT_ADDR: &str = "127.0.0.1:11434";
+
+/// Ports after a taken one that are tried, where the user named none.
+const MORE_PORTS: u16 = 100;
+
+/// How often the signal is looked for.
+const SIGNAL_PERIOD: Duration = Duration::from_millis(100);
+
+pub(crate) fn main(args: &ServeArgs) -> anyhow::Result<()> {
+    let named = args.models.iter().map(|model| entry(model)).collect::<anyhow::Result<Vec<_>>>()?;
+    let addr = address(args.addr.as_deref().unwrap_or(DEFAULT_ADDR))?;
+    let is_loopback = addr.ip().is_loopback();
+    if !is_loopback && args.api_key.is_none() {
+        let problem = format!(
+            "{addr} can be reached from other machines: give an --api-key, or an address of this machine"
+        );
+        return Err(Usage(problem).into());
+    }
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(if args.verbose { tracing::Level::INFO } else { tracing::Level::WARN })
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    let options = ServerOptions {
+        memory_bytes: args.memory,
+        threads: args.threads,
+        ctx_len: args.ctx,
+        max_running: args.parallel,
+        keep_alive: args.keep_alive,
+        api_key: args.api_key.clone(),
+        origins: args.origins.clone(),
+        is_loopback,
+        data_folder: data_folder(),
+        ..ServerOptions::default()
+    };
+    let cancel = interrupt::cancel_on_signal()?;
+    let server = Server::new(options, Arc::new(Models { named: named.clone() }));
+    // What the user named is there when the first request comes, and a model that does not fit shows now.
+    if let Some(first) = named.first() {
+        server.load(&first.name).map_err(|problem| anyhow!("{}: {problem}", first.name))?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_io()
+        .enable_time()
+        .build()
+        .context("cannot start the server's threads")?;
+    let result = runtime.block_on(async {
+        let listener = listen(addr, args.addr.is_some()).await?;
+        eprintln!("serving on http://{}", listener.local_addr()?);
+        server.run(listener, ended(cancel)).await.context("the server failed")
+    });
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    result
+}
+
+async fn ended(cancel: Cancel) {
+    while !cancel.is_cancelled() {
+        tokio::time::sleep(SIGNAL_PERIOD).await;
+    }
+    eprintln!("ending; requests under way have 10 s (Ctrl-C again ends at once)");
+}
+
+/// Listens on `addr`, or where that is taken and `is_asked` is not set on the next port that is free.
+async fn listen(addr: SocketAddr, is_asked: bool) -> anyhow::Result<TcpListener> {
+    let cannot = || format!("cannot listen on {addr}");
+    match TcpListener::bind(addr).await {
+        Err(error) if error.kind() == ErrorKind::AddrInUse && !is_asked => {}
+        other => return other.with_context(cannot),
+    }
+    for port in (1..=MORE_PORTS).map(|n| addr.port() + n) {
+        if let Ok(listener) = TcpListener::bind((addr.ip(), port)).await {
+            eprintln!("port {} is taken (by Ollama?), so this is port {port}", addr.port());
+            return Ok(listener);
+        }
+    }
+    Err(anyhow!("port {} and the {MORE_PORTS} after it are taken; choose one with --addr", addr.port()))
+}
+
+/// `HOST:PORT`, `HOST` or `:PORT`.
+fn address(text: &str) -> anyhow::Result<SocketAddr> {
+    let (_, default_port) = DEFAULT_ADDR.rsplit_once(':').unwrap_or_default();
+    let whole = match text {
+        text if text.starts_with(':') => format!("127.0.0.1{text}"),
+        text if text.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => {
+            format!("[{text}]:{default_port}")
+        }
+        text if text.contains(':') => text.to_owned(),
+        text => format!("{text}:{default_port}"),
+    };
+    let found = whole.to_socket_addrs().ok().and_then(|mut found| found.next());
+    found.ok_or_else(|| Usage(format!("{text} is no address; such as 127.0.0.1:11434 is")).into())
+}
+
+/// A model that the user named: by its built-in name, or its file's.
+fn entry(model: &str) -> anyhow::Result<CatalogEntry> {
+    let path = locate::model(model)?;
+    let name = match catalog::find(model) {
+        Some(built_in) => built_in.alias.to_owned(),
+        None => name_of(&path),
+    };
+    Ok(CatalogEntry { name, path })
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().to_lowercase())
+}
+
+/// Where created models are kept.
+fn data_folder() -> Option<PathBuf> {
+    let user = etcetera::choose_base_strategy().ok()?;
+    let base = if cfg!(windows) { user.cache_dir() } else { user.data_dir() };
+    Some(base.join("rawrz").join("server"))
+}
+
+/// The models that the user named, and the built-in ones that are there.
+struct Models {
+    named: Vec<CatalogEntry>,
+}
+
+impl Catalog for Models {
+    fn models(&self) -> Vec<CatalogEntry> {
+        let built_in = BUILT_IN.iter().filter_map(|model| {
+            let path = locate::built_in_path(model).ok().filter(|path| path.is_file())?;
+            Some(CatalogEntry { name: model.alias.to_owned(), path })
+        });
+        let mut all = self.named.clone();
+        all.extend(built_in.filter(|entry| self.named.iter().all(|named| named.name != entry.name)));
+        all
+    }
+
+    fn pull(&self, name: &str, on_progress: &mut dyn FnMut(PullProgress)) -> Result<(), String> {
+        if self.named.iter().any(|entry| entry.name == name) {
+            return Ok(());
+        }
+        let model = catalog::find(name)
+            .ok_or_else(|| format!("'{name}' is no built-in model; those are {}", catalog::names()))?;
+        let tell = |completed| PullProgress {
+            status: format!("pulling {} ({})", model.title, model.licence),
+            total: Some(model.size_bytes),
+            completed: Some(completed),
+        };
+        on_progress(tell(0));
+        pull::built_in(model).map_err(|error| format!("{error:#}"))?;
+        on_progress(tell(model.size_bytes));
+        Ok(())
+    }
+}
+
+/// `--keep-alive`: seconds, or a number with s, m or h; below 0 for ever.
+pub(crate) fn keep_alive(text: &str) -> Result<KeepAlive, String> {
+    let units = [("h", 3600.0), ("m", 60.0), ("s", 1.0), ("", 1.0)];
+    let seconds = units.into_iter().find_map(|(unit, factor)| {
+        let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
+        number.is_finite().then_some(number * factor)
+    });
+    let seconds = seconds.ok_or("a time such as 5m, 30s or 0; -1 for ever")?;
+    Ok(Duration::try_from_secs_f64(seconds).map_or(KeepAlive::Forever, KeepAlive::For))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_in_every_spelling() {
+        for (text, expected) in [
+            ("127.0.0.1:1", "127.0.0.1:1"),
+            (":99", "127.0.0.1:99"),
+            ("127.0.0.1", "127.0.0.1:11434"),
+            ("::1", "[::1]:11434"),
+            ("[::1]:5", "[::1]:5"),
+            ("0.0.0.0", "0.0.0.0:11434"),
+        ] {
+            assert_eq!(address(text).unwrap().to_string(), expected);
+        }
+        assert!(address("127.0.0.1:port").is_err());
+    }
+
+    #[test]
+    fn times_of_keep_alive() {
+        assert_eq!(keep_alive("5m"), Ok(KeepAlive::For(Duration::from_secs(300))));
+        assert_eq!(keep_alive("0"), Ok(KeepAlive::For(Duration::ZERO)));
+        assert_eq!(keep_alive("-1"), Ok(KeepAlive::Forever));
+        assert!(keep_alive("soon").is_err() && keep_alive("").is_err());
+    }
+}
