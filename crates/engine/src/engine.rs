@@ -164,7 +164,7 @@ impl Engine {
         let device = mapped.device();
         let files: Vec<_> = mapped.identities().collect();
         let identity =
-            format!("{COMPUTATION} {files:?} {:?} {:?} {:?}", model.config(), options.precision, kv.ty());
+            format!("{COMPUTATION} {files:?} {:?} {:?} {:?}", model.config(), options.precision, kv.ty);
         let (source, streamed): (Arc<dyn Source>, _) = match route {
             Route::Mapped => {
                 mapped.expect_whole_reads();

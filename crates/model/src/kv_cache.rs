@@ -263,7 +263,9 @@ impl KvCache {
     /// # Panics
     /// When there is no room for so many positions, the bytes are not as many as they take, or a segment is half filled.
     pub fn put_in(&mut self, n: usize, bytes: &[u8]) -> Result<(), PassError> {
-        assert!(self.len.is_multiple_of(SEGMENT_LEN) && n <= SEGMENT_LEN && bytes.len() == self.segment_bytes(n));
+        assert!(
+            self.len.is_multiple_of(SEGMENT_LEN) && n <= SEGMENT_LEN && bytes.len() == self.segment_bytes(n)
+        );
         self.prepare(n)?;
         let (blocks_bytes, Shape { head_bytes, page_bytes, .. }) = (self.blocks_bytes(n), self.shape);
         if let Some(slab) = self.slabs.get_mut(self.len / SEGMENT_LEN).and_then(Option::as_mut) {

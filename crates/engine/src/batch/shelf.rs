@@ -127,7 +127,8 @@ impl<'e> Shelf<'e> {
             return Some(timeline);
         }
         // What was loaded may have taken the room of what was found.
-        let best = best.filter(|(len, i)| self.idle.get(*i).is_some_and(|idle| idle.common_prefix(wanted) == *len));
+        let best =
+            best.filter(|(len, i)| self.idle.get(*i).is_some_and(|idle| idle.common_prefix(wanted) == *len));
         if let Some((len, timeline)) = of_busy
             && len >= MIN_FORK_LEN
             && best.is_none_or(|(of_idle, _)| of_idle < len)
@@ -174,7 +175,9 @@ impl<'e> Shelf<'e> {
     pub(super) fn save_one(&mut self) -> bool {
         let Some(saved) = &self.saved else { return false };
         let is_due = |t: &Timeline| {
-            saved.takes(t.tokens.len()) && !t.save_failed && !t.saved.is_some_and(|id| saved.holds(id, &t.tokens))
+            saved.takes(t.tokens.len())
+                && !t.save_failed
+                && !t.saved.is_some_and(|id| saved.holds(id, &t.tokens))
         };
         let Some(i) = self.idle.iter().position(is_due) else { return false };
         if let Some(mut timeline) = self.idle.remove(i) {

@@ -51,7 +51,9 @@ impl Content {
 
     /// Bytes of the file that count.
     pub(super) fn live_bytes(&self) -> u64 {
-        let record = |r: &Record| RECORD_HEAD_BYTES + r.tokens.len() as u64 * 4 + u64::from(r.cache_bytes) + CHECKSUM_BYTES;
+        let record = |r: &Record| {
+            RECORD_HEAD_BYTES + r.tokens.len() as u64 * 4 + u64::from(r.cache_bytes) + CHECKSUM_BYTES
+        };
         self.segments.iter().map(record).sum()
     }
 }
@@ -102,7 +104,11 @@ fn read_header(reader: &mut Checked, identity: &[u8]) -> io::Result<Option<u64>>
 }
 
 /// The next record and its segment; `None` at the end, or where the rest is not whole.
-fn read_record(reader: &mut Checked, file_len: u64, segment_len: usize) -> io::Result<Option<(usize, Record)>> {
+fn read_record(
+    reader: &mut Checked,
+    file_len: u64,
+    segment_len: usize,
+) -> io::Result<Option<(usize, Record)>> {
     let mut head = [0; RECORD_HEAD_BYTES as usize];
     if !reader.fill(&mut head)? {
         return Ok(None);
@@ -119,7 +125,8 @@ fn read_record(reader: &mut Checked, file_len: u64, segment_len: usize) -> io::R
         return Ok(None);
     }
     let token = |b: &[u8]| TokenId::from_le_bytes([b[0], b[1], b[2], b[3]]);
-    let record = Record { tokens: tokens.chunks_exact(4).map(token).collect(), cache_at: reader.at, cache_bytes };
+    let record =
+        Record { tokens: tokens.chunks_exact(4).map(token).collect(), cache_at: reader.at, cache_bytes };
     reader.pass_over(u64::from(cache_bytes) + CHECKSUM_BYTES)?;
     Ok(Some((segment as usize, record)))
 }
@@ -261,7 +268,7 @@ mod tests {
             cut.write_all(&bytes[..len]).unwrap();
             let Some(mut read) = reread(&mut cut) else { continue };
             assert!(read.segments.len() < 2);
-            assert!( read.segments[..] == content.segments[..read.segments.len()]);
+            assert!(read.segments[..] == content.segments[..read.segments.len()]);
             // And it goes on from there.
             let segment = read.segments.len();
             append(&mut cut, &mut read, segment, &[9], b"z").unwrap();
@@ -284,7 +291,10 @@ mod tests {
             put(!byte[0]);
             if let Some(read) = reread(&mut file) {
                 let is_good = |(i, record)| read_cache(&mut file, i, record).is_ok();
-                assert!(read.segments.iter().enumerate().map(is_good).filter(|good| *good).count() < 2, "byte {at}");
+                assert!(
+                    read.segments.iter().enumerate().map(is_good).filter(|good| *good).count() < 2,
+                    "byte {at}"
+                );
             }
             let mut put = |byte: u8| {
                 file.seek(SeekFrom::Start(at)).unwrap();

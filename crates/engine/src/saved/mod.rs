@@ -73,7 +73,8 @@ impl Saved {
     /// When the folder cannot be used, or another process has it.
     pub(crate) fn open(options: &SavedOptions, identity: Vec<u8>) -> io::Result<Saved> {
         std::fs::create_dir_all(&options.folder)?;
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(options.folder.join("lock"))?;
+        let lock =
+            OpenOptions::new().create(true).truncate(false).write(true).open(options.folder.join("lock"))?;
         lock.try_lock().map_err(io::Error::from)?;
         let mut saved =
             Saved { options: options.clone(), identity, _lock: lock, entries: Vec::new(), n_ids: 0 };
@@ -200,8 +201,9 @@ impl Saved {
         if let Some(entry) = self.entries.iter().find(|entry| entry.begins_with(tokens)) {
             return Ok(Some(entry.id));
         }
-        let is_beginning =
-            |e: &Entry| e.content.n_tokens() <= tokens.len() && e.content.tokens().zip(tokens).all(|(a, b)| a == *b);
+        let is_beginning = |e: &Entry| {
+            e.content.n_tokens() <= tokens.len() && e.content.tokens().zip(tokens).all(|(a, b)| a == *b)
+        };
         let known = known.and_then(|id| self.position(id));
         let at = known.or_else(|| self.entries.iter().position(is_beginning));
         let entry = match at {
@@ -234,7 +236,8 @@ impl Saved {
             .rand_bytes(16)
             .tempfile_in(&self.options.folder)?;
         let (mut file, path) = temporary.keep().map_err(|error| error.error)?;
-        let content = file::create(&mut file, &self.identity).inspect_err(|_| _ = std::fs::remove_file(&path))?;
+        let content =
+            file::create(&mut file, &self.identity).inspect_err(|_| _ = std::fs::remove_file(&path))?;
         Ok((path, file, content))
     }
 
@@ -271,7 +274,8 @@ impl Saved {
 /// Writes the records of `entry` that differ from what `cache` holds.
 fn add(entry: &mut Entry, tokens: &[TokenId], cache: &KvCache) -> io::Result<()> {
     let segments: Vec<&[TokenId]> = tokens.chunks(KvCache::SEGMENT_LEN).collect();
-    let same = entry.content.segments.iter().zip(&segments).take_while(|(record, tokens)| record.tokens == **tokens);
+    let same =
+        entry.content.segments.iter().zip(&segments).take_while(|(record, tokens)| record.tokens == **tokens);
     let n_same = same.count();
     let mut bytes = Vec::new();
     for (segment, tokens) in segments.iter().enumerate().skip(n_same) {
