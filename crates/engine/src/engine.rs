@@ -56,6 +56,8 @@ pub struct Engine {
     batch_len: usize,
     kv: KvForm,
     kv_folder: Option<PathBuf>,
+    /// See [`Engine::identity`].
+    identity: String,
     device: Option<u64>,
     budget: Budget,
     ledger: Ledger,
@@ -65,6 +67,10 @@ pub struct Engine {
     kv_in_use: AtomicU64,
     load_time: Duration,
 }
+
+/// Counts changes of what a cache holds for the same tokens: of sums, roundings, orders, or of its layout. To be raised with
+/// each, so that no saved cache of another version is used.
+const COMPUTATION: u32 = 1;
 
 /// How often the limits of control groups are looked at.
 const LIMITS_PERIOD: Duration = Duration::from_secs(1);
@@ -159,6 +165,9 @@ impl Engine {
         let MemoryPlan { kv, batch_len, output_rows, route, ledger } = planner.plan()?;
         let template = ChatTemplate::from_gguf(shards.first(), &tokenizer);
         let device = mapped.device();
+        let files: Vec<_> = mapped.identities().collect();
+        let identity =
+            format!("{COMPUTATION} {files:?} {:?} {:?} {:?}", model.config(), options.precision, kv.ty);
         let (source, streamed): (Arc<dyn Source>, _) = match route {
             Route::Mapped => {
                 mapped.expect_whole_reads();
@@ -181,6 +190,7 @@ impl Engine {
             n_threads,
             kv,
             kv_folder: options.kv_spill.clone(),
+            identity,
             device,
             budget: Budget::new(budget_bytes),
             ledger,
@@ -196,6 +206,11 @@ impl Engine {
         let model = Model::bind(&files.shards, &files.source)?;
         let (n_threads, budget_bytes) = (n_threads(options)?, budget_bytes(options));
         Planner::new(&files.shards, &model, n_threads, budget_bytes, options).smallest()
+    }
+
+    /// Text that differs where a KV cache would: the model's files, how they are computed with, and how the cache holds it.
+    pub(crate) fn identity(&self) -> Vec<u8> {
+        self.identity.clone().into_bytes()
     }
 
     /// Whether weights are streamed; else all are mapped.

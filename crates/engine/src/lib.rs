@@ -33,6 +33,7 @@ mod generation;
 mod logprobs;
 mod memory;
 mod sampler;
+mod saved;
 mod session;
 mod stop;
 
@@ -49,4 +50,5 @@ pub use rawrz_residency::budget::{Entry, Ledger, Size, default_budget_bytes};
 pub use rawrz_residency::os::{ProcessMemory, process_memory};
 pub use rawrz_residency::{ChoiceStats, Placement, StagePlacement, StreamStats};
 pub use sampler::{Sampler, SamplerOptions};
+pub use saved::SavedOptions;
 pub use session::{Session, SyncStats};

@@ -172,7 +172,7 @@ fn a_budget_that_is_too_small_for_all_makes_some_wait_and_changes_nothing() {
 #[test]
 fn a_full_queue_refuses_and_a_client_that_went_away_ends_its_request() {
     let engine = open("llama-linear.gguf");
-    let options_of_one = SchedulerOptions { max_running: 1, max_queued: 1, max_idle: 0 };
+    let options_of_one = SchedulerOptions { max_running: 1, max_queued: 1, max_idle: 0, saved: None };
     let scheduler = start(&engine, options_of_one);
     let forever = || generating(options(0, usize::MAX));
     let cancel = Cancel::default();

@@ -225,6 +225,60 @@ impl KvCache {
         self.shape.slab_bytes().saturating_mul(len.min(self.capacity).div_ceil(SEGMENT_LEN) as u64)
     }
 
+    /// Positions of a segment, the unit in which a cache is taken out and put in.
+    pub const SEGMENT_LEN: usize = SEGMENT_LEN;
+
+    /// Bytes of keys and values of the first `n` positions of a segment, whole blocks of positions.
+    pub fn segment_bytes(&self, n: usize) -> usize {
+        self.shape.n_layers * self.n_kv_heads * self.blocks_bytes(n)
+    }
+
+    fn blocks_bytes(&self, n: usize) -> usize {
+        n.div_ceil(ATTENTION_BLOCK) * self.shape.layout.block_bytes()
+    }
+
+    /// Appends keys and values of the first `n` positions of a segment to `out`, `[layer][kv_head][block]`, as they are
+    /// held. `false` when they are in a scratch file.
+    ///
+    /// # Panics
+    /// When the segment does not hold so many.
+    pub fn take_out(&self, segment: usize, n: usize, out: &mut Vec<u8>) -> bool {
+        assert!(n <= SEGMENT_LEN && segment * SEGMENT_LEN + n <= self.len);
+        let Some(slab) = self.slabs.get(segment).and_then(Option::as_ref) else { return n == 0 };
+        let Shape { head_bytes, page_bytes, .. } = self.shape;
+        for page in slab.bytes().chunks_exact(page_bytes) {
+            for head in page[..self.n_kv_heads * head_bytes].chunks_exact(head_bytes) {
+                out.extend_from_slice(&head[..self.blocks_bytes(n)]);
+            }
+        }
+        true
+    }
+
+    /// Adds the first `n` positions of a segment after the filled ones, which end with a whole segment: what
+    /// [`KvCache::take_out`] gave of a cache of the same model, type and computation.
+    ///
+    /// # Errors
+    /// When there is no memory, or no room in a scratch file.
+    ///
+    /// # Panics
+    /// When there is no room for so many positions, the bytes are not as many as they take, or a segment is half filled.
+    pub fn put_in(&mut self, n: usize, bytes: &[u8]) -> Result<(), PassError> {
+        assert!(
+            self.len.is_multiple_of(SEGMENT_LEN) && n <= SEGMENT_LEN && bytes.len() == self.segment_bytes(n)
+        );
+        self.prepare(n)?;
+        let (blocks_bytes, Shape { head_bytes, page_bytes, .. }) = (self.blocks_bytes(n), self.shape);
+        if let Some(slab) = self.slabs.get_mut(self.len / SEGMENT_LEN).and_then(Option::as_mut) {
+            let mut heads = bytes.chunks_exact(blocks_bytes);
+            for page in slab.bytes_mut().chunks_exact_mut(page_bytes) {
+                for head in page[..self.n_kv_heads * head_bytes].chunks_exact_mut(head_bytes) {
+                    head[..blocks_bytes].copy_from_slice(heads.next().unwrap_or_default());
+                }
+            }
+        }
+        self.advance(n)
+    }
+
     /// Makes room for `n` positions after the filled ones, before a pass stores them.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! The mapped source: the page cache itself, lent without a copy.
 
 use crate::extent::Extent;
-use crate::file::{OpenError, Part, PartedFile};
+use crate::file::{FileIdentity, OpenError, Part, PartedFile};
 use crate::lease::{Health, Lease};
 use crate::os;
 use crate::source::{Arrived, Planned, ReadError, Source};
@@ -193,6 +193,11 @@ impl MappedSource {
     /// A number for the device that the first file lies on, where the system tells.
     pub fn device(&self) -> Option<u64> {
         self.files.first()?.first()?.part.device()
+    }
+
+    /// What all parts of all files were when they were opened.
+    pub fn identities(&self) -> impl Iterator<Item = &FileIdentity> {
+        self.files.iter().flatten().map(|part| &part.part.identity)
     }
 
     /// Paths of the first part of each logical file, in order.

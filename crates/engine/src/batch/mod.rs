@@ -27,6 +27,7 @@ use crate::engine::Engine;
 use crate::error::RunError;
 use crate::generate::{GenerateOptions, Generated};
 use crate::logprobs::Step;
+use crate::saved::{Saved, SavedOptions};
 use queue::Queue;
 use rawrz_text::TokenId;
 use stats::Counters;
@@ -44,11 +45,13 @@ pub struct SchedulerOptions {
     pub max_queued: usize,
     /// Caches of ended requests that are kept for others that begin alike, as long as nothing else needs their memory.
     pub max_idle: usize,
+    /// Where timelines are kept that outlive the scheduler, if they do.
+    pub saved: Option<SavedOptions>,
 }
 
 impl Default for SchedulerOptions {
     fn default() -> SchedulerOptions {
-        SchedulerOptions { max_running: 64, max_queued: 256, max_idle: 64 }
+        SchedulerOptions { max_running: 64, max_queued: 256, max_idle: 64, saved: None }
     }
 }
 
@@ -140,14 +143,15 @@ impl Scheduler {
     /// Starts the thread that runs the passes.
     ///
     /// # Errors
-    /// When the system has no thread for it.
+    /// When the system has no thread for it, or the folder of saved timelines cannot be used.
     pub fn start(engine: Arc<Engine>, options: &SchedulerOptions) -> std::io::Result<Scheduler> {
+        let saved = options.saved.as_ref().map(|saved| Saved::open(saved, engine.identity())).transpose()?;
         let queue = Arc::new(Queue::new(options.max_queued));
         let counters = Arc::new(Counters::default());
         let worker = std::thread::Builder::new().name("passes".to_owned()).spawn({
             let (engine, queue, counters) = (Arc::clone(&engine), Arc::clone(&queue), Arc::clone(&counters));
             let options = options.clone();
-            move || worker::run(&engine, &queue, &counters, &options)
+            move || worker::run(&engine, &queue, &counters, &options, saved)
         })?;
         Ok(Scheduler { engine, queue, counters, worker: Some(worker) })
     }

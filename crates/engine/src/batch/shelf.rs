@@ -2,6 +2,7 @@
 
 use crate::engine::Engine;
 use crate::error::RunError;
+use crate::saved::{Saved, SavedId};
 use rawrz_model::KvCache;
 use rawrz_text::TokenId;
 use std::collections::VecDeque;
@@ -9,20 +10,30 @@ use std::collections::VecDeque;
 /// A common prefix shorter than this is computed again sooner than copied.
 const MIN_FORK_LEN: usize = 16;
 
+/// What is saved is read from the disk when it has so many tokens more of a prompt than what is in memory.
+const MIN_LOAD_LEN: usize = 32;
+
 /// A cache and the tokens in it.
 pub(super) struct Timeline<'e> {
     pub(super) cache: KvCache,
     pub(super) tokens: Vec<TokenId>,
     engine: &'e Engine,
     reserved_bytes: u64,
+    /// What it is saved as, or was before it went on.
+    saved: Option<SavedId>,
+    /// The disk did not take it.
+    save_failed: bool,
 }
 
 impl<'e> Timeline<'e> {
     fn new(engine: &'e Engine) -> Result<Timeline<'e>, RunError> {
-        let mut timeline =
-            Timeline { cache: engine.new_cache(None)?, tokens: Vec::new(), engine, reserved_bytes: 0 };
+        let mut timeline = Timeline::of(engine, engine.new_cache(None)?, Vec::new(), 0);
         timeline.reserve(0)?;
         Ok(timeline)
+    }
+
+    fn of(engine: &'e Engine, cache: KvCache, tokens: Vec<TokenId>, reserved_bytes: u64) -> Timeline<'e> {
+        Timeline { cache, tokens, engine, reserved_bytes, saved: None, save_failed: false }
     }
 
     /// Counts the memory that the cache takes with `n` more tokens.
@@ -59,8 +70,7 @@ impl<'e> Timeline<'e> {
         self.engine.reserve_kv(reserved_bytes).ok()?;
         match self.cache.fork(len) {
             Ok(Some(cache)) => {
-                let tokens = self.tokens[..len].to_vec();
-                Some(Timeline { cache, tokens, engine: self.engine, reserved_bytes })
+                Some(Timeline::of(self.engine, cache, self.tokens[..len].to_vec(), reserved_bytes))
             }
             Ok(None) | Err(_) => {
                 self.engine.release_kv(reserved_bytes);
@@ -81,11 +91,14 @@ pub(super) struct Shelf<'e> {
     engine: &'e Engine,
     idle: VecDeque<Timeline<'e>>,
     max_idle: usize,
+    saved: Option<Saved>,
+    /// Why the disk did not take one.
+    problem: Option<String>,
 }
 
 impl<'e> Shelf<'e> {
-    pub(super) fn new(engine: &'e Engine, max_idle: usize) -> Shelf<'e> {
-        Shelf { engine, idle: VecDeque::new(), max_idle }
+    pub(super) fn new(engine: &'e Engine, max_idle: usize, saved: Option<Saved>) -> Shelf<'e> {
+        Shelf { engine, idle: VecDeque::new(), max_idle, saved, problem: None }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -109,6 +122,13 @@ impl<'e> Shelf<'e> {
         let best = (0..self.idle.len()).map(|i| (self.idle[i].common_prefix(wanted), i)).max();
         let of_busy =
             busy.map(|timeline| (timeline.common_prefix(wanted), timeline)).max_by_key(|(len, _)| *len);
+        let in_memory = best.map(|(len, _)| len).max(of_busy.as_ref().map(|(len, _)| *len));
+        if let Some(timeline) = self.load(wanted, in_memory.unwrap_or(0)) {
+            return Some(timeline);
+        }
+        // What was loaded may have taken the room of what was found.
+        let best =
+            best.filter(|(len, i)| self.idle.get(*i).is_some_and(|idle| idle.common_prefix(wanted) == *len));
         if let Some((len, timeline)) = of_busy
             && len >= MIN_FORK_LEN
             && best.is_none_or(|(of_idle, _)| of_idle < len)
@@ -132,13 +152,80 @@ impl<'e> Shelf<'e> {
         self.with_room(|engine| Timeline::new(engine).ok())
     }
 
+    /// A timeline that is saved, when it has more of `wanted` than the `best_len` tokens that are in memory.
+    fn load(&mut self, wanted: &[TokenId], best_len: usize) -> Option<Timeline<'e>> {
+        let (len, id) = self.saved.as_ref()?.best(wanted)?;
+        if len < best_len + MIN_LOAD_LEN {
+            return None;
+        }
+        let mut timeline = self.with_room(|engine| Timeline::new(engine).ok())?;
+        let n = self.saved.as_ref()?.loaded_len(id, len, timeline.cache.capacity());
+        self.make_room(&mut timeline, n).ok()?;
+        let loaded = self.saved.as_mut()?.load(id, len, &mut timeline.cache);
+        match loaded {
+            Ok(tokens) => timeline.tokens = tokens,
+            Err(_) => timeline.cache.truncate(0),
+        }
+        timeline.saved = Some(id);
+        timeline.truncate(len.min(timeline.tokens.len()));
+        Some(timeline)
+    }
+
+    /// Saves one idle timeline that is not; `false` when there is none.
+    pub(super) fn save_one(&mut self) -> bool {
+        let Some(saved) = &self.saved else { return false };
+        let is_due = |t: &Timeline| {
+            saved.takes(t.tokens.len())
+                && !t.save_failed
+                && !t.saved.is_some_and(|id| saved.holds(id, &t.tokens))
+        };
+        let Some(i) = self.idle.iter().position(is_due) else { return false };
+        if let Some(mut timeline) = self.idle.remove(i) {
+            self.save(&mut timeline);
+            self.idle.insert(i, timeline);
+        }
+        true
+    }
+
+    fn save(&mut self, timeline: &mut Timeline) {
+        let Some(saved) = &mut self.saved else { return };
+        if timeline.save_failed || !saved.takes(timeline.tokens.len()) {
+            return;
+        }
+        match saved.save(timeline.saved, &timeline.tokens, &timeline.cache) {
+            Ok(id) => {
+                timeline.saved = id;
+                timeline.save_failed = id.is_none();
+                self.problem = None;
+            }
+            Err(error) => {
+                timeline.save_failed = true;
+                self.problem = Some(error.to_string());
+            }
+        }
+    }
+
+    /// Timelines that are saved, and why the last one was not.
+    pub(super) fn saved(&self) -> (usize, Option<&str>) {
+        (self.saved.as_ref().map_or(0, Saved::len), self.problem.as_deref())
+    }
+
+    /// Lets the least recently used timeline go, to the disk where it may; `false` when there is none.
+    fn let_go(&mut self) -> bool {
+        let Some(mut timeline) = self.idle.pop_front() else { return false };
+        self.save(&mut timeline);
+        true
+    }
+
     /// What `make` gives once it has room: idle timelines go until then.
     fn with_room<T>(&mut self, make: impl Fn(&'e Engine) -> Option<T>) -> Option<T> {
         loop {
             if let Some(made) = make(self.engine) {
                 return Some(made);
             }
-            self.idle.pop_front()?;
+            if !self.let_go() {
+                return None;
+            }
         }
     }
 
@@ -146,7 +233,7 @@ impl<'e> Shelf<'e> {
     pub(super) fn make_room(&mut self, timeline: &mut Timeline<'e>, n: usize) -> Result<(), RunError> {
         loop {
             match timeline.reserve(n) {
-                Err(RunError::Budget { .. }) if !self.idle.is_empty() => drop(self.idle.pop_front()),
+                Err(RunError::Budget { .. }) if self.let_go() => {}
                 other => return other,
             }
         }
@@ -158,7 +245,7 @@ impl<'e> Shelf<'e> {
             return;
         }
         if self.idle.len() >= self.max_idle {
-            self.idle.pop_front();
+            self.let_go();
         }
         self.idle.push_back(timeline);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const WINDOW: Duration = Duration::from_secs(10);
 
 /// Figures of a [`Scheduler`](super::Scheduler), of now and since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct SchedulerStats {
     /// Requests under way.
     pub n_running: usize,
@@ -16,6 +16,10 @@ pub struct SchedulerStats {
     pub n_queued: usize,
     /// Caches kept for requests that begin alike.
     pub n_idle: usize,
+    /// Timelines that are on the disk.
+    pub n_saved: usize,
+    /// Why the disk did not take the last one; `None` when it did.
+    pub save_problem: Option<String>,
     /// Requests that ended, however they did.
     pub n_ended: u64,
     /// Passes.
@@ -95,7 +99,7 @@ impl Counters {
             made_tok_s: rate(&|pass| pass.made_tokens),
             passes_s: rate(&|_| 1),
         };
-        SchedulerStats { n_queued, rates, ..inner.stats }
+        SchedulerStats { n_queued, rates, ..inner.stats.clone() }
     }
 }
 

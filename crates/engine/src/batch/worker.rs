@@ -10,6 +10,7 @@ use crate::error::RunError;
 use crate::generate::{FinishReason, Generated};
 use crate::generation::{Chosen, Generation};
 use crate::logprobs::Step;
+use crate::saved::Saved;
 use rawrz_model::{Sequence, Wants};
 use rawrz_text::TokenId;
 use std::collections::VecDeque;
@@ -70,12 +71,18 @@ enum Output {
 }
 
 /// Runs until the queue is closed.
-pub(super) fn run(engine: &Engine, queue: &Queue, counters: &Counters, options: &SchedulerOptions) {
+pub(super) fn run(
+    engine: &Engine,
+    queue: &Queue,
+    counters: &Counters,
+    options: &SchedulerOptions,
+    saved: Option<Saved>,
+) {
     let mut worker = Worker {
         engine,
         queue,
         counters,
-        shelf: Shelf::new(engine, options.max_idle),
+        shelf: Shelf::new(engine, options.max_idle, saved),
         running: Vec::new(),
         waiting: VecDeque::new(),
         max_running: options.max_running.clamp(1, engine.batch_len()),
@@ -84,9 +91,11 @@ pub(super) fn run(engine: &Engine, queue: &Queue, counters: &Counters, options: 
         worker.drop_cancelled();
         worker.pass();
     }
-    for running in worker.running.drain(..).chain(worker.waiting.drain(..)) {
+    for mut running in worker.running.drain(..).chain(worker.waiting.drain(..)) {
+        running.timeline.take().into_iter().for_each(|timeline| worker.shelf.keep(timeline));
         running.end_cancelled();
     }
+    while worker.shelf.save_one() {}
 }
 
 struct Worker<'e> {
@@ -107,7 +116,7 @@ impl<'e> Worker<'e> {
         while self.running.len() < self.max_running {
             let next = match self.waiting.pop_front() {
                 Some(waiting) => waiting,
-                None => match self.queue.pop(self.running.is_empty()) {
+                None => match self.next() {
                     Next::Request(request) => match Running::new(self.engine, request) {
                         Some(running) => running,
                         None => {
@@ -126,6 +135,20 @@ impl<'e> Worker<'e> {
         }
         self.count();
         !self.queue.is_closed()
+    }
+
+    /// The next request. With nothing under way it waits for one, and saves what is not saved before that.
+    fn next(&mut self) -> Next {
+        if !self.running.is_empty() {
+            return self.queue.pop(false);
+        }
+        loop {
+            match self.queue.pop(false) {
+                Next::Empty if self.shelf.save_one() => self.count(),
+                Next::Empty => return self.queue.pop(true),
+                next => return next,
+            }
+        }
     }
 
     /// Takes `running` on, or gives it back when there is no room for its prompt now.
@@ -188,7 +211,11 @@ impl<'e> Worker<'e> {
 
     fn count(&self) {
         let (n_running, n_idle) = (self.running.len() + self.waiting.len(), self.shelf.len());
-        self.counters.change(|stats| (stats.n_running, stats.n_idle) = (n_running, n_idle));
+        let (n_saved, problem) = self.shelf.saved();
+        self.counters.change(|stats| {
+            (stats.n_running, stats.n_idle, stats.n_saved) = (n_running, n_idle, n_saved);
+            stats.save_problem = problem.map(str::to_owned);
+        });
     }
 
     /// How many tokens of each running request the next pass takes: one of each text that is under way, the longest
