@@ -257,6 +257,10 @@ pub(crate) struct ServeArgs {
     /// Origins of web pages elsewhere that may use the server, such as https://chat.example.com; * for all
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) origins: Vec<String>,
+    /// Keep the KV caches of long conversations on disk, up to so many bytes for each model, so that they go on after a
+    /// restart without being read again
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) save_caches: Option<u64>,
     /// Log every request on standard error
     #[arg(short, long)]
     pub(crate) verbose: bool,

@@ -6,12 +6,12 @@ use crate::commands::pull;
 use crate::exit::Usage;
 use crate::{interrupt, locate};
 use anyhow::{Context, anyhow};
-use etcetera::BaseStrategy;
 use rawrz_engine::Cancel;
+use rawrz_interop::maps::MapName;
 use rawrz_server::{Catalog, CatalogEntry, KeepAlive, PullProgress, Server, ServerOptions};
 use std::io::ErrorKind;
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -49,7 +49,11 @@ pub(crate) fn main(args: &ServeArgs) -> anyhow::Result<()> {
         api_key: args.api_key.clone(),
         origins: args.origins.clone(),
         is_loopback,
-        data_folder: data_folder(),
+        data_folder: Some(locate::own_folder("server")?),
+        saved_caches: match args.save_caches {
+            Some(max_bytes) => Some((locate::own_folder("caches")?, max_bytes)),
+            None => None,
+        },
         ..ServerOptions::default()
     };
     let cancel = interrupt::cancel_on_signal()?;
@@ -111,12 +115,16 @@ fn address(text: &str) -> anyhow::Result<SocketAddr> {
     found.ok_or_else(|| Usage(format!("{text} is no address; such as 127.0.0.1:11434 is")).into())
 }
 
-/// A model that the user named: by its built-in name, or its file's.
+/// A model that the user named: by the name of a map, its built-in name, or its file's.
 fn entry(model: &str) -> anyhow::Result<CatalogEntry> {
     let path = locate::model(model)?;
-    let name = match catalog::find(model) {
-        Some(built_in) => built_in.alias.to_owned(),
-        None => name_of(&path),
+    let map = MapName::parse(model).ok();
+    let map =
+        map.filter(|name| locate::maps().and_then(|maps| Ok(maps.get(name)?)).is_ok_and(|map| map.is_some()));
+    let name = match (map, catalog::find(model)) {
+        (Some(map), _) => map.to_string(),
+        (None, Some(built_in)) => built_in.alias.to_owned(),
+        (None, None) => name_of(&path),
     };
     Ok(CatalogEntry { name, path })
 }
@@ -125,14 +133,7 @@ fn name_of(path: &Path) -> String {
     path.file_stem().map_or_else(|| "model".to_owned(), |stem| stem.to_string_lossy().to_lowercase())
 }
 
-/// Where created models are kept.
-fn data_folder() -> Option<PathBuf> {
-    let user = etcetera::choose_base_strategy().ok()?;
-    let base = if cfg!(windows) { user.cache_dir() } else { user.data_dir() };
-    Some(base.join("rawrz").join("server"))
-}
-
-/// The models that the user named, and the built-in ones that are there.
+/// The models that the user named, those of the maps, and the built-in ones that are there.
 struct Models {
     named: Vec<CatalogEntry>,
 }
@@ -143,8 +144,17 @@ impl Catalog for Models {
             let path = locate::built_in_path(model).ok().filter(|path| path.is_file())?;
             Some(CatalogEntry { name: model.alias.to_owned(), path })
         });
+        let maps = locate::maps().and_then(|maps| Ok(maps.list()?)).unwrap_or_default();
+        let mapped = maps.into_iter().filter_map(|map| {
+            let path = map.record.ok()?.model.path()?.to_path_buf();
+            path.is_file().then(|| CatalogEntry { name: map.name.to_string(), path })
+        });
         let mut all = self.named.clone();
-        all.extend(built_in.filter(|entry| self.named.iter().all(|named| named.name != entry.name)));
+        for entry in mapped.chain(built_in) {
+            if all.iter().all(|other| other.name != entry.name) {
+                all.push(entry);
+            }
+        }
         all
     }
 

@@ -2,7 +2,7 @@
 
 use crate::error::{OpenError, RunError};
 use crate::files::ModelFiles;
-use crate::memory::{KV_CACHE, KvForm, MAPPED_WEIGHTS, MemoryPlan, Planner, Route};
+use crate::memory::{FURTHER_KV, KV_CACHE, KvForm, MAPPED_WEIGHTS, MemoryPlan, Planner, Route};
 use rawrz_gguf::ShardSet;
 use rawrz_model::{Isa, KvCache, KvType, Model, PassError, Precision, Runner, SpillPlan};
 use rawrz_residency::budget::{Ledger, default_budget_bytes};
@@ -433,7 +433,8 @@ impl Engine {
     /// Counts `needed_bytes` more of KV caches against the budget, which holds those of one session at least.
     pub(crate) fn reserve_kv(&self, needed_bytes: u64) -> Result<(), RunError> {
         let given_back = self.budget.given_back.load(Ordering::Relaxed);
-        let fixed = self.ledger.total_bytes() - given_back - self.session_kv_bytes();
+        let for_caches = self.session_kv_bytes() + self.ledger.bytes(FURTHER_KV);
+        let fixed = self.ledger.total_bytes() - given_back - for_caches;
         let room = self.budget_bytes().saturating_sub(fixed);
         let add = |used: u64| used.checked_add(needed_bytes).filter(|sum| *sum <= room);
         self.kv_in_use

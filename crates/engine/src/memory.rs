@@ -4,7 +4,7 @@
 use crate::engine::OpenOptions;
 use crate::error::OpenError;
 use rawrz_gguf::{Gguf, ShardSet};
-use rawrz_model::{BATCH_LENS, KvType, Model, OUTPUT_ROWS, SpillPlan};
+use rawrz_model::{BATCH_LENS, KvCache, KvType, Model, OUTPUT_ROWS, SpillPlan};
 use rawrz_residency::budget::{BelowFloor, Ledger};
 use rawrz_residency::{Choice, Eviction, N_READERS, PassPlan, Placement, StreamedOptions};
 
@@ -25,6 +25,7 @@ const PROMPT_BYTES_PER_TOKEN: u64 = 40;
 
 /// Names of ledger lines that are looked up again.
 pub(crate) const KV_CACHE: &str = "KV cache";
+pub(crate) const FURTHER_KV: &str = "KV cache (shared passes)";
 pub(crate) const MAPPED_WEIGHTS: &str = "weights (mapped)";
 
 /// The ring, best first: memory of a buffer, and how many: four are being read into, some wait to be used, a quarter
@@ -35,6 +36,11 @@ const RINGS: [(u64, usize); 3] = [(1 << 20, 16), (512 << 10, 16), (256 << 10, 16
 /// When weights are streamed, neither the ring nor scratch for long batches nor a context that nobody asked for takes
 /// more than this part of the budget: what they take is streamed again for every token.
 const PART: u64 = 8;
+
+/// Where weights are streamed, a pass costs much the same for a few texts as for one. So many have room for their beginning
+/// at least, as far as that takes no more than this part of what weights could have.
+const SHARING_SESSIONS: usize = 8;
+const SHARING_PART: u64 = 4;
 
 /// Rows of logits beyond those of any pass take no more than this part of the budget, and are no more than fill the
 /// widest kernels a few times.
@@ -187,7 +193,7 @@ impl<'a> Planner<'a> {
         let ty = types[types.len() - 1];
         let full = self.full_kv(ty, contexts[contexts.len() - 1]);
         let kv = self.spilled_kv(ty, batch_len, 0).filter(|kv| kv.bytes < full.bytes).unwrap_or(full);
-        let streamed_floor = self.streamed_ledger(&kv, batch_len, &self.least(ring));
+        let streamed_floor = self.streamed_ledger(&kv, batch_len, &self.least(ring), 0);
         // A model that is smaller than a ring is mapped sooner than streamed.
         let mapped = self.mapped(&kv, batch_len);
         let is_less = mapped.total_bytes() < streamed_floor.total_bytes();
@@ -233,7 +239,22 @@ impl<'a> Planner<'a> {
         ledger
     }
 
-    fn streamed_ledger(&self, kv: &KvForm, batch_len: usize, options: &StreamedOptions) -> Ledger {
+    /// KV caches of the sessions beyond the first that shall share passes over streamed weights: a segment for each.
+    fn further_kv(&self, kv: &KvForm) -> u64 {
+        let n_more = self.options.sessions.unwrap_or(1).clamp(1, SHARING_SESSIONS) as u64 - 1;
+        match kv.spill {
+            Some(_) => 0,
+            None => n_more * self.model.cache_bytes(kv.ty, kv.context_len.min(KvCache::SEGMENT_LEN)),
+        }
+    }
+
+    fn streamed_ledger(
+        &self,
+        kv: &KvForm,
+        batch_len: usize,
+        options: &StreamedOptions,
+        further_kv: u64,
+    ) -> Ledger {
         let placement = Placement::of(self.model.plan(), options);
         let mut ledger = Ledger::default();
         ledger.add("weights (pinned)", placement.pinned_bytes);
@@ -244,6 +265,9 @@ impl<'a> Planner<'a> {
         ledger.add("readers", placement.reader_bytes);
         ledger.add("metadata (mapped)", self.shards.shards().iter().map(Gguf::data_offset).sum());
         self.add_rest(&mut ledger, kv, batch_len);
+        if further_kv > 0 {
+            ledger.add(FURTHER_KV, further_kv);
+        }
         ledger.add("page tables", ledger.total_bytes() / PAGE_TABLE_PART);
         ledger
     }
@@ -267,9 +291,11 @@ impl<'a> Planner<'a> {
         ring: (u64, usize),
     ) -> Option<(StreamedOptions, Ledger)> {
         let mut options = self.least(ring);
-        let least = self.streamed_ledger(kv, batch_len, &options);
+        let least = self.streamed_ledger(kv, batch_len, &options, 0);
         let left = self.budget_bytes.checked_sub(least.total_bytes())?;
         let left = left - left / PAGE_TABLE_PART;
+        let further_kv = self.further_kv(kv).min(left / SHARING_PART);
+        let left = left - further_kv;
         let kept = least.bytes("weights (pinned)");
         // What every token reads comes first; experts are read by some tokens only.
         options.pinned_bytes = kept + left;
@@ -280,7 +306,7 @@ impl<'a> Planner<'a> {
             options.cache_bytes += (left + kept).saturating_sub(pinned);
             options.eviction = eviction(plan, options.cache_bytes);
         }
-        let ledger = self.streamed_ledger(kv, batch_len, &options);
+        let ledger = self.streamed_ledger(kv, batch_len, &options, further_kv);
         ledger.check(self.budget_bytes).ok()?;
         Some((options, ledger))
     }

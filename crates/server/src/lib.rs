@@ -78,6 +78,9 @@ pub struct ServerOptions {
     pub shutdown_timeout: Duration,
     /// A folder for created models; without one nothing can be created.
     pub data_folder: Option<PathBuf>,
+    /// A folder for the KV caches of long conversations, and the bytes that those of one model may take there; without it
+    /// they go with the model.
+    pub saved_caches: Option<(PathBuf, u64)>,
 }
 
 impl Default for ServerOptions {
@@ -97,6 +100,7 @@ impl Default for ServerOptions {
             request_timeout: Duration::from_secs(24 * 3600),
             shutdown_timeout: Duration::from_secs(10),
             data_folder: None,
+            saved_caches: None,
         }
     }
 }

@@ -6,7 +6,9 @@
 
 use crate::constrain::Grammars;
 use crate::error::{ApiError, ApiResult};
-use rawrz_engine::{Engine, OpenError, OpenOptions, Scheduler, SchedulerOptions, default_budget_bytes};
+use rawrz_engine::{
+    Engine, OpenError, OpenOptions, SavedOptions, Scheduler, SchedulerOptions, default_budget_bytes,
+};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -117,6 +119,8 @@ pub(crate) struct LoadOptions {
     pub(crate) open: OpenOptions,
     pub(crate) scheduler: SchedulerOptions,
     pub(crate) keep_alive: KeepAlive,
+    /// See [`ServerOptions`](crate::ServerOptions).
+    pub(crate) saved_caches: Option<(PathBuf, u64)>,
 }
 
 /// The models in memory.
@@ -188,8 +192,7 @@ impl Registry {
         let loaded = Arc::new(Loaded {
             name: name.to_owned(),
             path: path.to_path_buf(),
-            scheduler: Scheduler::start(engine, &self.options.scheduler)
-                .map_err(|error| ApiError::internal(format!("no thread for the model: {error}")))?,
+            scheduler: self.start(name, engine)?,
             grammars: OnceLock::new(),
             n_users: AtomicUsize::new(0),
             stay: Mutex::new(Stay { keep_alive: self.options.keep_alive, last_used: Instant::now() }),
@@ -198,6 +201,26 @@ impl Registry {
         let in_use = InUse::new(&loaded);
         self.lock().push(loaded);
         Ok(in_use)
+    }
+
+    /// Starts the passes of a model, with the caches that an earlier run left on the disk, where that works.
+    fn start(&self, name: &str, engine: Arc<Engine>) -> ApiResult<Scheduler> {
+        let mut options = self.options.scheduler.clone();
+        if let Some((folder, max_bytes)) = &self.options.saved_caches {
+            // Names come from the program, which may take them from names of files.
+            let plain = |c: char| if c.is_ascii_alphanumeric() || c == '_' { c } else { '-' };
+            let folder = folder.join(name.chars().map(plain).collect::<String>());
+            options.saved = Some(SavedOptions { max_bytes: *max_bytes, ..SavedOptions::new(folder) });
+        }
+        match Scheduler::start(Arc::clone(&engine), &options) {
+            Err(problem) if options.saved.is_some() => {
+                tracing::warn!(model = name, %problem, "caches are not kept on the disk");
+                options.saved = None;
+                Scheduler::start(engine, &options)
+            }
+            other => other,
+        }
+        .map_err(|error| ApiError::internal(format!("no thread for the model: {error}")))
     }
 
     /// Opens a model in what the others leave of the budget; idle ones go where that makes it fit, or fit without being

@@ -53,6 +53,7 @@ impl State {
                 ..SchedulerOptions::default()
             },
             keep_alive: options.keep_alive,
+            saved_caches: options.saved_caches.clone(),
         });
         State {
             library: Library::new(options.data_folder.clone()),

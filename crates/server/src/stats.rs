@@ -89,6 +89,8 @@ fn model(loaded: &Loaded) -> Json {
         "running": stats.n_running,
         "queued": stats.n_queued,
         "idle_caches": stats.n_idle,
+        "saved_caches": stats.n_saved,
+        "save_problem": stats.save_problem,
         "prompt_tok_s": stats.rates.prompt_tok_s,
         "tok_s": stats.rates.made_tok_s,
         "passes_s": stats.rates.passes_s,
