@@ -165,7 +165,9 @@ fn main_part(relations: &str, budget: &mut Budget) -> Result<Option<String>, Doc
             Event::Start(element) | Event::Empty(element) => {
                 let kind = attribute(&element, "Type")?.unwrap_or_default();
                 if kind.ends_with("/officeDocument") {
-                    return Ok(attribute(&element, "Target")?.map(|name| name.trim_start_matches('/').to_owned()));
+                    return Ok(
+                        attribute(&element, "Target")?.map(|name| name.trim_start_matches('/').to_owned())
+                    );
                 }
             }
             _ => {}
@@ -264,7 +266,9 @@ impl Text {
     fn end(&mut self, name: &str, at: &mut Where, budget: &mut Budget) -> Result<(), DocumentError> {
         match name {
             "t" => at.in_text = false,
-            "Fallback" | "del" | "moveFrom" | "instrText" | "tabs" => at.n_hidden = at.n_hidden.saturating_sub(1),
+            "Fallback" | "del" | "moveFrom" | "instrText" | "tabs" => {
+                at.n_hidden = at.n_hidden.saturating_sub(1)
+            }
             "p" if at.n_cells == 0 => self.push("\n", budget)?,
             "p" if self.is_in_line() && !self.out.ends_with([' ', '\t']) => self.push(" ", budget)?,
             "tc" => {
@@ -286,7 +290,9 @@ impl Text {
             None => (style == "Title").then_some(1),
         };
         match level {
-            Some(level @ 1..=6) if !self.is_in_line() => self.push(&format!("{} ", "#".repeat(level)), budget),
+            Some(level @ 1..=6) if !self.is_in_line() => {
+                self.push(&format!("{} ", "#".repeat(level)), budget)
+            }
             _ => Ok(()),
         }
     }

@@ -26,7 +26,8 @@ pub(crate) fn extract(name: &str, bytes: &[u8], budget: &mut Budget) -> Result<D
         [0xef, 0xbb, 0xbf, rest @ ..] => std::str::from_utf8(rest).ok().map(str::to_owned),
         _ => std::str::from_utf8(bytes).ok().map(str::to_owned),
     };
-    let text = text.ok_or_else(|| unsupported("it is not text in UTF-8, or in UTF-16 with a byte order mark"))?;
+    let text =
+        text.ok_or_else(|| unsupported("it is not text in UTF-8, or in UTF-16 with a byte order mark"))?;
     if text.contains('\0') {
         return Err(unsupported("it has null characters, which text has not"));
     }

@@ -18,7 +18,8 @@ fn paragraphs_headings_lists_and_breaks() {
 fn tables_have_a_line_for_each_row() {
     let cell = |text: &str| format!("<w:tc><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:tc>");
     let row = |a, b| format!("<w:tr>{}{}</w:tr>", cell(a), cell(b));
-    let body = format!("<w:tbl>{}{}</w:tbl><w:p><w:r><w:t>end</w:t></w:r></w:p>", row("a", "b"), row("c", ""));
+    let body =
+        format!("<w:tbl>{}{}</w:tbl><w:p><w:r><w:t>end</w:t></w:r></w:p>", row("a", "b"), row("c", ""));
     assert_eq!(text("a.docx", &docx(&body)), "a\tb\nc\t\nend");
 }
 
@@ -34,7 +35,8 @@ fn what_does_not_show_is_left_out() {
 #[test]
 fn the_main_part_is_where_the_relations_say_and_notes_follow() {
     let relations = b"<Relationships><Relationship Type=\"http://x/officeDocument\" Target=\"/word/main.xml\"/></Relationships>";
-    let part = |text: &str| format!("<w:document><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:document>").into_bytes();
+    let part =
+        |text: &str| format!("<w:document><w:p><w:r><w:t>{text}</w:t></w:r></w:p></w:document>").into_bytes();
     let bytes = zip(&[
         ("_rels/.rels", relations),
         ("word/main.xml", &part("main")),
@@ -50,7 +52,12 @@ fn error(bytes: &[u8]) -> DocumentError {
 
 #[test]
 fn other_files_in_zips_are_named() {
-    for (member, word) in [("xl/workbook.xml", "spreadsheet"), ("ppt/a.xml", "presentation"), ("content.xml", "OpenDocument"), ("x", "zip file")] {
+    for (member, word) in [
+        ("xl/workbook.xml", "spreadsheet"),
+        ("ppt/a.xml", "presentation"),
+        ("content.xml", "OpenDocument"),
+        ("x", "zip file"),
+    ] {
         match error(&zip(&[(member, b"x")])) {
             DocumentError::Unsupported { what } => assert!(what.contains(word), "{what}"),
             other => panic!("{other}"),

@@ -8,13 +8,17 @@ use std::time::{Duration, Instant};
 
 #[test]
 fn lines_words_and_paragraphs_are_put_together() {
-    let content = "BT /F 12 Tf 72 700 Td (Hello) Tj 40 0 Td (world) Tj 0 -14 Td (next line) Tj 0 -60 Td (apart) Tj ET";
+    let content =
+        "BT /F 12 Tf 72 700 Td (Hello) Tj 40 0 Td (world) Tj 0 -14 Td (next line) Tj 0 -60 Td (apart) Tj ET";
     assert_eq!(text("a.pdf", &page(content)), "Hello world\nnext line\n\napart");
 }
 
 #[test]
 fn kerning_is_no_space_and_a_wide_gap_is() {
-    assert_eq!(text("a.pdf", &page("BT /F 10 Tf [(Ke) 30 (rn) -20 (ing) -300 (here)] TJ ET")), "Kerning here");
+    assert_eq!(
+        text("a.pdf", &page("BT /F 10 Tf [(Ke) 30 (rn) -20 (ing) -300 (here)] TJ ET")),
+        "Kerning here"
+    );
     assert_eq!(text("a.pdf", &page("BT /F 10 Tf [(left) -4000 (right)] TJ ET")), "left\tright");
 }
 
@@ -31,6 +35,12 @@ fn a_turned_and_scaled_page_reads_the_same() {
 }
 
 #[test]
+fn blanks_at_the_start_of_a_line_are_kept_and_others_are_one() {
+    let content = "BT /F 10 Tf 12 TL (if  a:) Tj T* (    b  ) Tj T* (   ) Tj T* (c) Tj ET";
+    assert_eq!(text("a.pdf", &page(content)), "if a:\n    b\nc");
+}
+
+#[test]
 fn escapes_and_octal_codes_in_strings() {
     let content = r"BT /F 10 Tf (a\(b\)c \\ \344\50\51 (nested) x\
 y) Tj ET";
@@ -41,7 +51,8 @@ y) Tj ET";
 fn streams_unpack_through_their_filters() {
     let content = b"BT /F 10 Tf (packed text) Tj ET";
     let hex: String = content.iter().map(|byte| format!("{byte:02x}")).collect();
-    let packed_hex: String = zlib(content).iter().map(|byte| format!("{byte:02X} ")).collect::<String>() + ">";
+    let packed_hex: String =
+        zlib(content).iter().map(|byte| format!("{byte:02X} ")).collect::<String>() + ">";
     let mut run = vec![content.len() as u8 - 1];
     run.extend_from_slice(content);
     run.push(128);
@@ -135,13 +146,17 @@ fn characters_by_encodings_and_names() {
 }
 
 fn composite(map: &str, widths: &str) -> Vec<u8> {
+    composite_showing(map, widths, "<000100020003> Tj")
+}
+
+fn composite_showing(map: &str, widths: &str, shown: &str) -> Vec<u8> {
     let font = "<< /Type /Font /Subtype /Type0 /BaseFont /X /Encoding /Identity-H /DescendantFonts [7 0 R] /ToUnicode 8 0 R >>";
     let descendant = format!("<< /Type /Font /Subtype /CIDFontType2 /BaseFont /X /DW 1000 /W {widths} >>");
     Pdf::new()
         .page(font)
         .object(7, &descendant)
         .stream(8, "/Filter /FlateDecode", &zlib(map.as_bytes()))
-        .stream(4, "", b"BT /F 10 Tf <000100020003> Tj ET")
+        .stream(4, "", format!("BT /F 10 Tf {shown} ET").as_bytes())
         .end()
 }
 
@@ -204,8 +219,16 @@ fn damaged_files_give_what_they_have() {
 
 #[test]
 fn pictures_in_the_content_are_passed_over() {
-    let content = "BT /F 10 Tf (before) Tj ET BI /W 1 /H 1 ID \u{1}(Tj EIx \n EI BT /F 10 Tf 0 -20 Td (after) Tj ET";
+    let content =
+        "BT /F 10 Tf (before) Tj ET BI /W 1 /H 1 ID \u{1}(Tj EIx \n EI BT /F 10 Tf 0 -20 Td (after) Tj ET";
     assert_eq!(text("a.pdf", &page(content)), "before\n\nafter");
+}
+
+#[test]
+fn writing_without_spaces_gets_none() {
+    let map = "3 beginbfchar <0001> <4e16> <0002> <754c> <0003> <0041> endbfchar";
+    let spaced = composite_showing(map, "[1 [700 700 700]]", "[<0001> -400 <0002> -400 <0003>] TJ");
+    assert_eq!(text("a.pdf", &spaced), "世界 A");
 }
 
 // What is refused.
@@ -239,15 +262,24 @@ fn fonts_that_do_not_say_their_characters() {
 #[test]
 fn objects_that_are_too_deep() {
     let deep = "[".repeat(100_000);
-    assert!(matches!(error(&Pdf::new().page(HELVETICA).object(9, &deep).end()), DocumentError::Damaged { .. }));
+    assert!(matches!(
+        error(&Pdf::new().page(HELVETICA).object(9, &deep).end()),
+        DocumentError::Damaged { .. }
+    ));
     let deep = "<</A".repeat(100_000);
-    assert!(matches!(error(&Pdf::new().page(HELVETICA).object(9, &deep).end()), DocumentError::Damaged { .. }));
+    assert!(matches!(
+        error(&Pdf::new().page(HELVETICA).object(9, &deep).end()),
+        DocumentError::Damaged { .. }
+    ));
 }
 
 #[test]
 fn objects_with_too_many_parts() {
     let wide = format!("[{}]", "0 ".repeat(600_000));
-    assert!(matches!(error(&Pdf::new().page(HELVETICA).object(9, &wide).end()), DocumentError::TooMany { .. }));
+    assert!(matches!(
+        error(&Pdf::new().page(HELVETICA).object(9, &wide).end()),
+        DocumentError::TooMany { .. }
+    ));
 }
 
 #[test]
@@ -336,7 +368,8 @@ fn work_that_takes_too_long() {
     // Forms that each draw the next ten times: ten million drawings if nobody stops.
     let mut pdf = Pdf::new().page(HELVETICA).stream(4, "", b"/X Do");
     for id in 6..14 {
-        let entries = format!("/Subtype /Form /Resources << /XObject << /X {} 0 R >> /Font << /F 5 0 R >> >>", id + 1);
+        let entries =
+            format!("/Subtype /Form /Resources << /XObject << /X {} 0 R >> /Font << /F 5 0 R >> >>", id + 1);
         pdf = pdf.stream(id, &entries, "/X Do ".repeat(50).as_bytes());
     }
     let limits = Limits { max_time: Duration::from_millis(300), ..Limits::default() };

@@ -14,8 +14,10 @@ fn utf_8_with_and_without_a_mark() {
 #[test]
 fn utf_16_goes_by_its_mark() {
     let units: Vec<u16> = "hi 😀".encode_utf16().collect();
-    let little: Vec<u8> = [0xff, 0xfe].into_iter().chain(units.iter().flat_map(|unit| unit.to_le_bytes())).collect();
-    let big: Vec<u8> = [0xfe, 0xff].into_iter().chain(units.iter().flat_map(|unit| unit.to_be_bytes())).collect();
+    let little: Vec<u8> =
+        [0xff, 0xfe].into_iter().chain(units.iter().flat_map(|unit| unit.to_le_bytes())).collect();
+    let big: Vec<u8> =
+        [0xfe, 0xff].into_iter().chain(units.iter().flat_map(|unit| unit.to_be_bytes())).collect();
     assert_eq!(text("a.txt", &little), "hi 😀");
     assert_eq!(text("a.txt", &big), "hi 😀");
     // Half a unit, and half a pair.
@@ -37,7 +39,9 @@ fn what_is_no_text_is_named() {
     ];
     for (bytes, word) in cases {
         match read("file.bin", bytes).unwrap_err() {
-            DocumentError::Unsupported { what } => assert!(what.contains(word) && what.contains("file.bin"), "{what}"),
+            DocumentError::Unsupported { what } => {
+                assert!(what.contains(word) && what.contains("file.bin"), "{what}")
+            }
             other => panic!("{other}"),
         }
     }

@@ -64,7 +64,8 @@ pub(crate) fn document() -> Json {
         }
         if *path == "/api/rawrz/extract" {
             let schema = json!({"type": "string"});
-            operation["parameters"] = json!([{"name": "name", "in": "query", "required": false, "schema": schema}]);
+            operation["parameters"] =
+                json!([{"name": "name", "in": "query", "required": false, "schema": schema}]);
         }
         let is_file = ["/api/blobs/{digest}", "/api/rawrz/extract"].contains(path);
         if is_file && *method == "post" {

@@ -120,13 +120,21 @@ mod tests {
         assert!(!INDEX.contains("style="), "a style within the document");
         assert!(!INDEX.contains("<style"), "a style within the document");
         for part in INDEX.split("<script").skip(1) {
-            assert!(part.contains("src=\"/page/") && part.contains("></script>"), "a script within the document");
+            assert!(
+                part.contains("src=\"/page/") && part.contains("></script>"),
+                "a script within the document"
+            );
         }
         for (name, kind, text) in FILES {
             let is_namespace = |line: &str| line.contains("http://www.w3.org/");
-            let elsewhere = text.lines().find(|line| line.contains("://") && !is_namespace(line) && !line.contains("https?"));
+            let elsewhere = text
+                .lines()
+                .find(|line| line.contains("://") && !is_namespace(line) && !line.contains("https?"));
             assert_eq!(elsewhere, None, "{name} names another machine");
-            assert!(!text.contains("innerHTML") && !text.contains("insertAdjacentHTML"), "{name} parses HTML ({kind})");
+            assert!(
+                !text.contains("innerHTML") && !text.contains("insertAdjacentHTML"),
+                "{name} parses HTML ({kind})"
+            );
         }
     }
 }

@@ -79,7 +79,13 @@ impl CMap {
         Ok(map)
     }
 
-    fn put_range(&mut self, len_bytes: usize, first: u32, last: u32, to: &Object) -> Result<(), DocumentError> {
+    fn put_range(
+        &mut self,
+        len_bytes: usize,
+        first: u32,
+        last: u32,
+        to: &Object,
+    ) -> Result<(), DocumentError> {
         match to {
             Object::Array(each) => {
                 for (code, to) in (first..=last).zip(each) {

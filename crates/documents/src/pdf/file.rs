@@ -172,7 +172,8 @@ impl<'a> File<'a> {
             let (Ok(id), offset) = (u32::try_from(id), first.saturating_add(offset)) else {
                 break;
             };
-            if offset < data.len() && self.places.get(&id).is_none_or(|place| place.file_offset < file_offset) {
+            if offset < data.len() && self.places.get(&id).is_none_or(|place| place.file_offset < file_offset)
+            {
                 self.put(id, Place { file_offset, in_stream: Some((index, offset)) })?;
             }
         }
@@ -219,7 +220,12 @@ impl<'a> File<'a> {
     }
 
     /// The value of a key, if it is a dictionary or a stream's.
-    pub(super) fn dict(&self, dict: &Dict, key: &str, budget: &mut Budget) -> Result<Option<Dict>, DocumentError> {
+    pub(super) fn dict(
+        &self,
+        dict: &Dict,
+        key: &str,
+        budget: &mut Budget,
+    ) -> Result<Option<Dict>, DocumentError> {
         Ok(self.value(dict, key, budget)?.into_dict())
     }
 
@@ -247,7 +253,11 @@ impl<'a> File<'a> {
         Ok(None)
     }
 
-    fn stream_at(&self, file_offset: usize, budget: &mut Budget) -> Result<Option<Stream<'a>>, DocumentError> {
+    fn stream_at(
+        &self,
+        file_offset: usize,
+        budget: &mut Budget,
+    ) -> Result<Option<Stream<'a>>, DocumentError> {
         let mut lexer = Lexer::of_file(self.data, file_offset);
         let Some(Object::Dict(dict)) = lexer.object(budget)? else {
             return Ok(None);

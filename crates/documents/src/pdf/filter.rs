@@ -127,9 +127,8 @@ fn ascii_85(input: &[u8], budget: &mut Budget) -> Result<Vec<u8>, DocumentError>
     let push = |group: &mut Vec<u8>, output: &mut Vec<u8>| {
         let n_chars = group.len();
         group.resize(5, 84);
-        let value = group.iter().fold(0u32, |value, digit| {
-            value.wrapping_mul(85).wrapping_add(u32::from(*digit))
-        });
+        let value =
+            group.iter().fold(0u32, |value, digit| value.wrapping_mul(85).wrapping_add(u32::from(*digit)));
         output.extend_from_slice(&value.to_be_bytes()[..n_chars - 1]);
         group.clear();
     };

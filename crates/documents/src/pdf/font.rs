@@ -155,7 +155,9 @@ impl Font {
     /// The glyphs that `bytes` show.
     pub(super) fn glyphs(&self, bytes: &[u8]) -> Vec<Glyph> {
         match &self.kind {
-            Kind::Simple { encoding } => bytes.iter().map(|byte| self.simple_glyph(encoding, *byte)).collect(),
+            Kind::Simple { encoding } => {
+                bytes.iter().map(|byte| self.simple_glyph(encoding, *byte)).collect()
+            }
             Kind::Composite { codes, .. } => self.composite_glyphs(codes, bytes),
         }
     }
@@ -251,7 +253,8 @@ fn read_widths(
 /// About the width of a character in the fonts that every reader has, whose widths files leave out.
 fn usual_width(text: &str) -> f64 {
     match text.chars().next().unwrap_or('n') {
-        'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | ' ' | 'f' | 't' | '/' | '(' | ')' => 278.0,
+        'i' | 'j' | 'l' | 'I' | '.' | ',' | ':' | ';' | '\'' | '|' | '!' | ' ' | 'f' | 't' | '/' | '('
+        | ')' => 278.0,
         'm' | 'M' | 'W' | '—' | '@' => 860.0,
         'r' | '-' => 333.0,
         char if char.is_uppercase() || char == 'w' => 700.0,

@@ -16,6 +16,9 @@ const LINE_STEP: f64 = 0.7;
 /// Farther than the distance of lines in one paragraph.
 const PARAGRAPH_STEP: f64 = 1.9;
 
+/// Blanks at the start of a line that are kept.
+const MAX_INDENT: usize = 64;
+
 /// Text that grows as a page is drawn.
 #[derive(Default)]
 pub(super) struct Layout {
@@ -55,14 +58,18 @@ impl Layout {
         self.n_glyphs += 1;
         self.n_unknown += usize::from(text.is_none());
         let text = text.unwrap_or("\u{fffd}");
-        let between = self.last.map_or("", |last| between(&last, &place));
+        let mut between = self.last.map_or("", |last| between(&last, &place));
+        // Writing without spaces is set wider to fill its lines.
+        if between == " " && self.text.ends_with(has_no_spaces) && text.starts_with(has_no_spaces) {
+            between = "";
+        }
         self.last = Some(place);
         self.space(between, budget)?;
         for char in text.chars() {
             let expanded = ligature(char);
             match expanded {
                 Some(letters) => self.push(letters, budget)?,
-                None if char.is_whitespace() => self.space(" ", budget)?,
+                None if char.is_whitespace() => self.blank(budget)?,
                 None if char.is_control() => {}
                 None => self.push(char.encode_utf8(&mut [0; 4]), budget)?,
             }
@@ -81,27 +88,49 @@ impl Layout {
         text
     }
 
+    /// A space that the page itself has. At the start of a line it is kept, as code goes by it.
+    fn blank(&mut self, budget: &mut Budget) -> Result<(), DocumentError> {
+        let before = self.text.trim_end_matches(' ').len();
+        let n_blanks = self.text.len() - before;
+        match self.text[..before].ends_with('\n') {
+            true if n_blanks < MAX_INDENT => self.push(" ", budget),
+            true => Ok(()),
+            false => self.space(" ", budget),
+        }
+    }
+
     /// White space, of which the strongest in a row counts.
     fn space(&mut self, space: &str, budget: &mut Budget) -> Result<(), DocumentError> {
         let before = self.text.trim_end().len();
-        let rank = |space: &str| match space {
-            "" => 0,
-            " " => 1,
-            "\t" => 2,
-            "\n" => 3,
-            _ => 4,
-        };
-        if before == 0 || rank(&self.text[before..]) >= rank(space) {
+        let found = rank(&self.text[before..]);
+        let strongest = found.max(rank(space));
+        // A line end takes blanks away that were on a line of their own.
+        if before == 0 || (found == strongest && rank(space) < LINE_END) {
             return Ok(());
         }
         self.text.truncate(before);
-        self.push(space, budget)
+        self.push(SPACES[strongest], budget)
     }
 
     fn push(&mut self, text: &str, budget: &mut Budget) -> Result<(), DocumentError> {
         budget.text(text.len())?;
         self.text.push_str(text);
         Ok(())
+    }
+}
+
+/// White space from the weakest to the strongest.
+const SPACES: [&str; 5] = ["", " ", "\t", "\n", "\n\n"];
+/// The weakest of `SPACES` that ends a line.
+const LINE_END: usize = 3;
+
+/// How strong white space is, as an index of `SPACES`.
+fn rank(space: &str) -> usize {
+    match space.matches('\n').count() {
+        0 if space.contains('\t') => 2,
+        0 => usize::from(!space.is_empty()),
+        1 => LINE_END,
+        _ => LINE_END + 1,
     }
 }
 
@@ -121,6 +150,11 @@ fn between(last: &Place, next: &Place) -> &'static str {
         () if gap > SPACE_GAP * size => " ",
         () => "",
     }
+}
+
+/// Whether a character is of a writing that has no spaces between words: Chinese and Japanese, with their punctuation.
+fn has_no_spaces(char: char) -> bool {
+    matches!(char, '\u{2e80}'..='\u{31ff}' | '\u{3400}'..='\u{9fff}' | '\u{f900}'..='\u{faff}' | '\u{ff00}'..='\u{ff60}')
 }
 
 /// Letters that are one glyph in print.

@@ -352,7 +352,11 @@ impl Text {
             let to = apply(&then(&self.pen, &self.state.to_page), 0.0, self.state.rise);
             self.shift(spacing);
             let up = apply(&from_matrix, 0.0, self.state.rise + self.state.size);
-            let along = apply(&from_matrix, if is_vertical { 0.0 } else { 1.0 }, self.state.rise - f64::from(is_vertical));
+            let along = apply(
+                &from_matrix,
+                if is_vertical { 0.0 } else { 1.0 },
+                self.state.rise - f64::from(is_vertical),
+            );
             let size = length(from, up);
             let run = length(from, along);
             if !(size > 0.0 && run > 0.0 && size.is_finite() && run.is_finite()) {

@@ -6,39 +6,39 @@ use flate2::write::{DeflateEncoder, ZlibEncoder};
 use rawrz_documents::{Document, DocumentError, Limits, extract};
 use std::io::Write;
 
-pub fn zlib(data: &[u8]) -> Vec<u8> {
+pub(crate) fn zlib(data: &[u8]) -> Vec<u8> {
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::best());
     encoder.write_all(data).unwrap();
     encoder.finish().unwrap()
 }
 
-pub fn read(name: &str, bytes: &[u8]) -> Result<Document, DocumentError> {
+pub(crate) fn read(name: &str, bytes: &[u8]) -> Result<Document, DocumentError> {
     extract(name, bytes, &Limits::default())
 }
 
 /// The text, which has to be found.
-pub fn text(name: &str, bytes: &[u8]) -> String {
+pub(crate) fn text(name: &str, bytes: &[u8]) -> String {
     read(name, bytes).unwrap().text
 }
 
 /// A PDF in the making.
 #[derive(Default)]
-pub struct Pdf {
+pub(crate) struct Pdf {
     bytes: Vec<u8>,
 }
 
 impl Pdf {
-    pub fn new() -> Pdf {
+    pub(crate) fn new() -> Pdf {
         Pdf { bytes: b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n".to_vec() }
     }
 
-    pub fn object(mut self, id: u32, body: &str) -> Pdf {
+    pub(crate) fn object(mut self, id: u32, body: &str) -> Pdf {
         self.bytes.extend_from_slice(format!("{id} 0 obj\n{body}\nendobj\n").as_bytes());
         self
     }
 
     /// A stream whose dictionary has `entries` beside its length.
-    pub fn stream(mut self, id: u32, entries: &str, data: &[u8]) -> Pdf {
+    pub(crate) fn stream(mut self, id: u32, entries: &str, data: &[u8]) -> Pdf {
         let head = format!("{id} 0 obj\n<< {entries} /Length {} >>\nstream\n", data.len());
         self.bytes.extend_from_slice(head.as_bytes());
         self.bytes.extend_from_slice(data);
@@ -46,13 +46,13 @@ impl Pdf {
         self
     }
 
-    pub fn raw(mut self, bytes: &[u8]) -> Pdf {
+    pub(crate) fn raw(mut self, bytes: &[u8]) -> Pdf {
         self.bytes.extend_from_slice(bytes);
         self
     }
 
     /// Catalog 1, tree 2, page 3 with contents 4, and font 5 under the name F.
-    pub fn page(self, font: &str) -> Pdf {
+    pub(crate) fn page(self, font: &str) -> Pdf {
         self.object(1, "<< /Type /Catalog /Pages 2 0 R >>")
             .object(2, "<< /Type /Pages /Kids [3 0 R] /Count 1 >>")
             .object(
@@ -62,24 +62,25 @@ impl Pdf {
             .object(5, font)
     }
 
-    pub fn end(self) -> Vec<u8> {
+    pub(crate) fn end(self) -> Vec<u8> {
         self.raw(b"trailer\n<< /Root 1 0 R /Size 10 >>\nstartxref\n0\n%%EOF\n").bytes
     }
 
-    pub fn end_without_trailer(self) -> Vec<u8> {
+    pub(crate) fn end_without_trailer(self) -> Vec<u8> {
         self.bytes
     }
 }
 
-pub const HELVETICA: &str = "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>";
+pub(crate) const HELVETICA: &str =
+    "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>";
 
 /// A file of one page that shows `content` in Helvetica.
-pub fn page(content: &str) -> Vec<u8> {
+pub(crate) fn page(content: &str) -> Vec<u8> {
     Pdf::new().page(HELVETICA).stream(4, "", content.as_bytes()).end()
 }
 
 /// A zip file of `members`.
-pub fn zip(members: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn zip(members: &[(&str, &[u8])]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut archive = rawzip::ZipArchiveWriter::new(&mut bytes);
     for (name, data) in members {
@@ -98,7 +99,7 @@ pub fn zip(members: &[(&str, &[u8])]) -> Vec<u8> {
 const WORD: &str = "http://schemas.openxmlformats.org/wordprocessingml/2006/main";
 
 /// A DOCX whose body is `body`.
-pub fn docx(body: &str) -> Vec<u8> {
+pub(crate) fn docx(body: &str) -> Vec<u8> {
     let document = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?><w:document xmlns:w=\"{WORD}\"><w:body>{body}</w:body></w:document>"
     );
