@@ -181,5 +181,7 @@ function drawTokens() {
     more >= limit
       ? ". This message alone is longer than the context: shorten it, or start the server with a larger --ctx."
       : ". The oldest turns are left out of what the model sees; the system prompt never is.";
-  shown.textContent = isOver ? base + policy : base;
+  const { dropped = 0 } = chat.conversation.messages.findLast(({ role }) => role === "assistant") ?? {};
+  const left = dropped ? `, ${plural(dropped, "oldest message")} left out` : "";
+  shown.textContent = isOver ? base + policy : base + left;
 }
