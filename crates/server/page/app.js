@@ -17,7 +17,12 @@ import * as store from "./store.js";
 const BUSY_MS = 500;
 const IDLE_MS = 3000;
 
+let timer = null;
+let isWatching = false;
+
+/** Shows the newest figures, and again after a while. */
 async function refreshStats() {
+  clearTimeout(timer);
   let stats = null;
   if (!document.hidden) {
     try {
@@ -30,8 +35,9 @@ async function refreshStats() {
       panel.show(null, error.message);
     }
   }
-  const isBusy = chat.answering || stats?.loading.length > 0;
-  setTimeout(refreshStats, isBusy ? BUSY_MS : IDLE_MS);
+  isWatching = Boolean(chat.answering) || stats?.loading.length > 0;
+  clearTimeout(timer);
+  timer = setTimeout(refreshStats, isWatching ? BUSY_MS : IDLE_MS);
 }
 
 async function start() {
@@ -45,6 +51,11 @@ async function start() {
     composer.changed();
     progress.draw();
     conversations.draw();
+    // What begins is watched from its beginning.
+    if (chat.answering && !isWatching) {
+      isWatching = true;
+      refreshStats();
+    }
   });
   models.onChoose(() => composer.changed());
   try {

@@ -46,6 +46,7 @@ export function bytes(count) {
 /** A rate or another small number. */
 export function figure(value) {
   if (!Number.isFinite(value)) return "–";
+  if (value === 0) return "0";
   if (value >= 100) return Math.round(value).toLocaleString("en");
   return value >= 10 ? value.toFixed(0) : value >= 1 ? value.toFixed(1) : value.toFixed(2);
 }

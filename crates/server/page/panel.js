@@ -85,7 +85,7 @@ function memory(model) {
   ];
 }
 
-/** A bar for each layer: what is kept, what is streamed, what is chosen among experts. */
+/** A bar for each layer: which shares of it are kept, streamed, and chosen among experts. */
 function layers(model) {
   const places = [
     ["pinned", "kept in memory"],
@@ -95,15 +95,15 @@ function layers(model) {
   if (model.placement.length === 0) {
     return [el("h3", {}, "Layers"), el("p", { class: "facts" }, "All layers are mapped in memory.")];
   }
-  const most = Math.max(...model.placement.map((layer) => layer.pinned + layer.streamed + layer.experts), 1);
   const sums = places.map(([key]) => model.placement.reduce((sum, layer) => sum + layer[key], 0));
   const said = places.map(([, name], index) => `${name} ${bytes(sums[index])}`).join(", ");
   const bars = model.placement.map((layer, index) => {
     const isHead = index === model.placement.length - 1;
     const name = isHead ? "Output head" : `Layer ${index}`;
+    const whole = Math.max(1, layer.pinned + layer.streamed + layer.experts);
     const parts = places.map(([key]) => {
       const part = el("span", { class: key });
-      part.style.height = `${(layer[key] / most) * 100}%`;
+      part.style.height = `${(layer[key] / whole) * 100}%`;
       return part;
     });
     const title = places.map(([key, name]) => `${name} ${bytes(layer[key])}`).join(", ");
