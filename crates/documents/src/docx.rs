@@ -4,8 +4,8 @@
 //! Text that was deleted in a tracked change, codes of fields and second renderings for old readers are left out.
 
 use crate::budget::Budget;
+use crate::inflate::inflate;
 use crate::{Document, DocumentError};
-use flate2::{Decompress, FlushDecompress, Status};
 use quick_xml::Reader;
 use quick_xml::events::{BytesStart, Event};
 use rawzip::{CompressionMethod, ZipArchive};
@@ -14,9 +14,6 @@ use rawzip::{CompressionMethod, ZipArchive};
 const MAX_MEMBERS: usize = 10_000;
 /// How deep elements may be in each other. Tables in tables in text boxes reach some fifty.
 const MAX_DEPTH: usize = 512;
-/// Unpacked at a time, between two looks at the budget.
-const BLOCK_BYTES: usize = 1 << 16;
-
 /// Parts with text, in the order in which it is given. Where the main part has another name, its relationships say so.
 const NOTES: [&str; 2] = ["word/footnotes.xml", "word/endnotes.xml"];
 
@@ -95,32 +92,16 @@ impl<'a> Package<'a> {
                     budget.unpacked(member.data().len(), member.data().len())?;
                     member.data().to_vec()
                 }
-                CompressionMethod::DEFLATE => inflate(name, member.data(), budget)?,
+                CompressionMethod::DEFLATE => match inflate(member.data(), false, budget)? {
+                    (bytes, true) => bytes,
+                    (_, false) => return Err(damaged(format!("{name} cannot be unpacked to its end"))),
+                },
                 _ => return Err(damaged(format!("{name} is packed in a way that documents do not use"))),
             };
             let text = String::from_utf8(bytes).map_err(|_| damaged(format!("{name} is not UTF-8")))?;
             return Ok(Some(text));
         }
         Ok(None)
-    }
-}
-
-fn inflate(name: &str, input: &[u8], budget: &mut Budget) -> Result<Vec<u8>, DocumentError> {
-    let mut inflater = Decompress::new(false);
-    let mut output = Vec::new();
-    let mut block = vec![0; BLOCK_BYTES];
-    loop {
-        let (read, written) = (inflater.total_in(), inflater.total_out());
-        let status = inflater.decompress(&input[read as usize..], &mut block, FlushDecompress::None);
-        let status = status.map_err(|error| damaged(format!("{name}: {error}")))?;
-        let n_new = (inflater.total_out() - written) as usize;
-        budget.unpacked(n_new, output.len() + n_new)?;
-        output.extend_from_slice(&block[..n_new]);
-        match status {
-            Status::StreamEnd => return Ok(output),
-            _ if n_new > 0 || inflater.total_in() > read => {}
-            _ => return Err(damaged(format!("{name} ends too early"))),
-        }
     }
 }
 

@@ -9,6 +9,7 @@
 
 mod budget;
 mod docx;
+mod inflate;
 mod pdf;
 mod plain;
 

@@ -5,14 +5,11 @@ use super::file::File;
 use super::object::{Dict, Object, hex, is_space};
 use crate::DocumentError;
 use crate::budget::Budget;
-use flate2::{Decompress, FlushDecompress, Status};
+use crate::inflate::{BLOCK_BYTES, inflate};
 use weezl::{BitOrder, LzwStatus};
 
 /// Filters of one stream. Real ones have two at most.
 const MAX_FILTERS: usize = 4;
-/// Unpacked at a time, between two looks at the budget.
-const BLOCK_BYTES: usize = 1 << 16;
-
 /// The content of a stream; nothing for pictures, whose filters are not ours.
 pub(super) fn decode(
     file: &File<'_>,
@@ -30,7 +27,7 @@ pub(super) fn decode(
         let input = data.as_deref().unwrap_or(raw);
         let params = params.get(index).cloned().and_then(Object::into_dict).unwrap_or_default();
         let output = match filter.name() {
-            Some(b"FlateDecode" | b"Fl") => predict(inflate(input, budget)?, &params),
+            Some(b"FlateDecode" | b"Fl") => predict(unzip(input, budget)?, &params),
             Some(b"LZWDecode" | b"LZW") => predict(lzw(input, &params, budget)?, &params),
             Some(b"ASCIIHexDecode" | b"AHx") => ascii_hex(input, budget)?,
             Some(b"ASCII85Decode" | b"A85") => ascii_85(input, budget)?,
@@ -66,28 +63,11 @@ fn list(
 }
 
 /// What of a zlib stream can be had; some writers leave out its head, its end or its sum.
-fn inflate(input: &[u8], budget: &mut Budget) -> Result<Vec<u8>, DocumentError> {
-    let output = inflate_as(input, true, budget)?;
+fn unzip(input: &[u8], budget: &mut Budget) -> Result<Vec<u8>, DocumentError> {
+    let (output, _) = inflate(input, true, budget)?;
     match output.is_empty() {
-        true => inflate_as(input, false, budget),
+        true => inflate(input, false, budget).map(|(output, _)| output),
         false => Ok(output),
-    }
-}
-
-fn inflate_as(input: &[u8], has_head: bool, budget: &mut Budget) -> Result<Vec<u8>, DocumentError> {
-    let mut inflater = Decompress::new(has_head);
-    let mut output = Vec::new();
-    let mut block = vec![0; BLOCK_BYTES];
-    loop {
-        let (read, written) = (inflater.total_in(), inflater.total_out());
-        let status = inflater.decompress(&input[read as usize..], &mut block, FlushDecompress::None);
-        let n_new = (inflater.total_out() - written) as usize;
-        budget.unpacked(n_new, output.len() + n_new)?;
-        output.extend_from_slice(&block[..n_new]);
-        let has_moved = n_new > 0 || inflater.total_in() > read;
-        if !has_moved || !matches!(status, Ok(Status::Ok | Status::BufError)) {
-            return Ok(output);
-        }
     }
 }
 
