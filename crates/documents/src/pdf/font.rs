@@ -152,13 +152,13 @@ impl Font {
         matches!(self.kind, Kind::Composite { is_vertical: true, .. })
     }
 
-    /// The glyphs that `bytes` show.
-    pub(super) fn glyphs(&self, bytes: &[u8]) -> Vec<Glyph> {
+    /// The first glyph that `bytes` show, and how many of them say so: at least one.
+    pub(super) fn glyph(&self, bytes: &[u8]) -> (Glyph, usize) {
         match &self.kind {
             Kind::Simple { encoding } => {
-                bytes.iter().map(|byte| self.simple_glyph(encoding, *byte)).collect()
+                (self.simple_glyph(encoding, bytes.first().copied().unwrap_or(0)), 1)
             }
-            Kind::Composite { codes, .. } => self.composite_glyphs(codes, bytes),
+            Kind::Composite { codes, .. } => self.composite_glyph(codes, bytes),
         }
     }
 
@@ -170,31 +170,25 @@ impl Font {
         Glyph { text, width, is_space: byte == b' ' }
     }
 
-    fn composite_glyphs(&self, codes: &Codes, bytes: &[u8]) -> Vec<Glyph> {
-        let mut glyphs = Vec::new();
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let len = match codes {
-                Codes::Own(map) => map.code_bytes(rest).unwrap_or(1),
-                Codes::Unicode if rest.len() >= 4 && rest[0] & 0xfc == 0xd8 => 4,
-                _ => 2,
-            };
-            let (code, after) = rest.split_at(len.min(rest.len()));
-            rest = after;
-            let value = cmap::number(code);
-            let mapped = self.to_unicode.as_ref().and_then(|map| map.text(code.len(), value));
-            let text = mapped.or_else(|| match codes {
-                Codes::Identity => None,
-                Codes::Unicode => {
-                    let units = code.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
-                    char::decode_utf16(units).collect::<Result<String, _>>().ok()
-                }
-                Codes::Own(map) => map.text(code.len(), value),
-            });
-            let width = self.widths.get(&value).copied().or(self.default_width).unwrap_or(1000.0);
-            glyphs.push(Glyph { text, width, is_space: code == b" " });
-        }
-        glyphs
+    fn composite_glyph(&self, codes: &Codes, bytes: &[u8]) -> (Glyph, usize) {
+        let len = match codes {
+            Codes::Own(map) => map.code_bytes(bytes).unwrap_or(1),
+            Codes::Unicode if bytes.len() >= 4 && bytes[0] & 0xfc == 0xd8 => 4,
+            _ => 2,
+        };
+        let code = &bytes[..len.min(bytes.len())];
+        let value = cmap::number(code);
+        let mapped = self.to_unicode.as_ref().and_then(|map| map.text(code.len(), value));
+        let text = mapped.or_else(|| match codes {
+            Codes::Identity => None,
+            Codes::Unicode => {
+                let units = code.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
+                char::decode_utf16(units).collect::<Result<String, _>>().ok()
+            }
+            Codes::Own(map) => map.text(code.len(), value),
+        });
+        let width = self.widths.get(&value).copied().or(self.default_width).unwrap_or(1000.0);
+        (Glyph { text, width, is_space: code == b" " }, len)
     }
 }
 

@@ -339,8 +339,11 @@ impl Text {
         let (Some(bytes), Some(font)) = (string.and_then(Object::string), self.state.font.clone()) else {
             return Ok(());
         };
-        for glyph in font.glyphs(bytes) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
             budget.work(64)?;
+            let (glyph, n_bytes) = font.glyph(rest);
+            rest = rest.get(n_bytes..).unwrap_or_default();
             let spacing = self.state.char_space + if glyph.is_space { self.state.word_space } else { 0.0 };
             let width = glyph.width / 1000.0 * self.state.size;
             let from_matrix = then(&self.pen, &self.state.to_page);
