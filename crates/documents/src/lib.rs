@@ -1,7 +1,7 @@
 //! The text of documents: PDF, DOCX and plain text, for a prompt.
 //!
 //! A document is hostile input. What it may cost is said by [`Limits`] and holds whatever the file says: every byte that is
-//! unpacked, every character that is kept and the time are counted in one [`Budget`], and each parser asks it before it
+//! unpacked, every character that is kept and the time are counted in one `Budget`, and each parser asks it before it
 //! goes on. Nothing is run, followed to the network or written to the disk, and no name in a file reaches the file system.
 //!
 //! Kinds are told by their first bytes, not by the name of the file, which only makes messages clearer.

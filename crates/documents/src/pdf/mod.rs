@@ -23,7 +23,7 @@ use page::Painter;
 /// Where in a file its `%PDF-` may be, as readers take it.
 const MAX_HEADER_OFFSET: usize = 1024;
 
-/// Share of characters that may be unknown in a text that is of use: one in `1 / MAX_UNKNOWN_SHARE`.
+/// Share of the characters that may be unknown in a text that is of use.
 const MAX_UNKNOWN_SHARE: f64 = 0.3;
 
 pub(crate) fn is_pdf(bytes: &[u8]) -> bool {
