@@ -41,16 +41,21 @@ fn serve(args: &[&str]) -> Serve {
 }
 
 impl Serve {
-    fn post(&self, path: &str, body: &Json) -> Json {
+    /// What is answered, head and body. HTTP/1.0 is answered without chunks.
+    fn ask(&self, request: &str, headers: &str, body: &[u8]) -> String {
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(300))).unwrap();
-        let body = body.to_string();
         let len = body.len();
-        // HTTP/1.0 is answered without chunks.
-        write!(stream, "POST {path} HTTP/1.0\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}")
+        write!(stream, "{request} HTTP/1.0\r\nHost: localhost\r\n{headers}Content-Length: {len}\r\n\r\n")
             .unwrap();
+        stream.write_all(body).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn post(&self, path: &str, body: &Json) -> Json {
+        let answer = self.ask(&format!("POST {path}"), "", body.to_string().as_bytes());
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
     }
@@ -103,10 +108,7 @@ fn a_streamed_model_reads_its_weights_once_for_all() {
     let server = serve(&["smollm2", "--memory", "170MiB", "--ctx", "4096", "--threads", "2"]);
     let expected = run_text(&[]);
     let stats = || {
-        let mut stream = TcpStream::connect(&server.addr).unwrap();
-        write!(stream, "GET /api/rawrz/stats HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let answer = server.ask("GET /api/rawrz/stats", "", b"");
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         serde_json::from_str::<Json>(body).unwrap()["models"][0].clone()
     };
@@ -127,4 +129,23 @@ fn an_open_address_takes_a_key() {
     let refused = common::run(["serve", "--addr", "0.0.0.0:0"]);
     assert_eq!(refused.code, Some(2));
     assert!(refused.stderr.contains("--api-key"), "{}", refused.stderr);
+}
+
+#[test]
+fn browsers_get_a_page_and_the_text_of_documents() {
+    let server = serve(&["--api-key", "secret"]);
+    let page = server.ask("GET /", "Accept: text/html,*/*;q=0.8\r\n", b"");
+    assert!(page.starts_with("HTTP/1.0 200") && page.contains("<!doctype html>"), "{page}");
+    assert!(page.contains("content-security-policy: default-src 'none'; script-src 'self'"), "{page}");
+    assert!(server.ask("GET /", "", b"").ends_with("\r\n\r\nOllama is running"));
+    let script = server.ask("GET /page/app.js", "", b"");
+    assert!(script.contains("content-type: text/javascript") && script.contains("nosniff"), "{script}");
+    assert!(server.ask("GET /page/..%2fapp.js", "", b"").starts_with("HTTP/1.0 404"));
+
+    let extract = "POST /api/rawrz/extract?name=a%20b.txt";
+    assert!(server.ask(extract, "", b"text").starts_with("HTTP/1.0 401"), "what costs wants the key");
+    let key = "Authorization: Bearer secret\r\n";
+    assert!(server.ask(extract, key, "gr\u{fc}n".as_bytes()).ends_with("{\"text\":\"gr\u{fc}n\"}"));
+    let refused = server.ask(extract, key, b"\xff");
+    assert!(refused.starts_with("HTTP/1.0 400") && refused.contains("a b.txt: it is not text"), "{refused}");
 }

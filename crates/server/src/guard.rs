@@ -5,6 +5,7 @@
 
 use crate::error::ApiError;
 use crate::http;
+use crate::page;
 use crate::state::Shared;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -75,9 +76,9 @@ fn check(state: &Shared, request: &Request) -> Result<(), ApiError> {
             return Err(forbidden("pages of this origin may not use this server; see --origins"));
         }
     }
-    // Browsers show no key before they are told that they may.
-    let Some(expected) = state.options.api_key.as_deref().filter(|_| request.method() != Method::OPTIONS)
-    else {
+    // Browsers show no key before they are told that they may, and none for a page that they open.
+    let is_open = request.method() == Method::OPTIONS || page::is_page(request.uri().path());
+    let Some(expected) = state.options.api_key.as_deref().filter(|_| !is_open) else {
         return Ok(());
     };
     let shown = http::key(headers).unwrap_or("");

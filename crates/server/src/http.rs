@@ -21,6 +21,12 @@ const MAX_WAITING_PIECES: usize = 64;
 
 /// The body of a request as JSON, whatever its content type says: clients forget to say it.
 pub(crate) async fn json<T: DeserializeOwned>(state: &Shared, request: Request) -> ApiResult<T> {
+    let bytes = bytes(state, request).await?;
+    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("the body: {error}")))
+}
+
+/// The body of a request.
+pub(crate) async fn bytes(state: &Shared, request: Request) -> ApiResult<Bytes> {
     let limit = state.options.max_body_bytes;
     let too_large =
         || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {limit} bytes"));
@@ -30,8 +36,7 @@ pub(crate) async fn json<T: DeserializeOwned>(state: &Shared, request: Request) 
     }
     let reading = tokio::time::timeout(state.options.body_timeout, to_bytes(request.into_body(), limit));
     let late = |_| ApiError::new(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time");
-    let bytes = reading.await.map_err(late)?.map_err(|_| too_large())?;
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("the body: {error}")))
+    reading.await.map_err(late)?.map_err(|_| too_large())
 }
 
 /// Who asks, for the queue: a key, or an address.

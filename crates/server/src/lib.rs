@@ -20,12 +20,14 @@ mod constrain;
 mod details;
 mod embedding;
 mod error;
+mod extract;
 mod guard;
 mod http;
 mod library;
 mod ollama;
 mod openai;
 mod openapi;
+mod page;
 mod prompt;
 mod registry;
 mod running;
@@ -190,6 +192,8 @@ fn router(state: &Shared) -> Router {
         .merge(openai::routes())
         .merge(anthropic::routes())
         .merge(stats::routes())
+        .merge(page::routes())
+        .merge(extract::routes())
         .fallback(|request: Request| async move {
             let path = request.uri().path();
             guard::refusal(path, &ApiError::not_found(format!("there is no {} {path}", request.method())))

@@ -37,6 +37,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         &[("model", "string"), ("messages", "array"), ("max_tokens", "integer")],
     ),
     ("get", "/api/rawrz/stats", "Figures of now", &[]),
+    ("post", "/api/rawrz/extract", "The text of a document", &[]),
     ("get", "/health", "Whether the server is alive", &[]),
     ("get", "/ready", "Whether it takes requests", &[]),
     ("get", "/metrics", "Figures for Prometheus", &[]),
@@ -61,7 +62,13 @@ pub(crate) fn document() -> Json {
             operation["parameters"] =
                 json!([{"name": name, "in": "path", "required": true, "schema": {"type": "string"}}]);
         }
-        if *path == "/api/blobs/{digest}" && *method == "post" {
+        if *path == "/api/rawrz/extract" {
+            let schema = json!({"type": "string"});
+            operation["parameters"] =
+                json!([{"name": "name", "in": "query", "required": false, "schema": schema}]);
+        }
+        let is_file = ["/api/blobs/{digest}", "/api/rawrz/extract"].contains(path);
+        if is_file && *method == "post" {
             let content =
                 json!({"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}});
             operation["requestBody"] = json!({"required": true, "content": content});

@@ -25,7 +25,6 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 pub(crate) fn routes() -> Router<Shared> {
     Router::new()
-        .route("/", get(|| async { "Ollama is running" }))
         .route(
             "/api/version",
             get(|| async { http::answer(axum::http::StatusCode::OK, &json!({"version": VERSION})) }),
