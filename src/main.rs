@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod catalog;
+mod chat;
 mod cli;
 mod commands;
 mod disks;
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Demo => commands::demo::main(),
         Command::Run(args) => commands::run::main(&args),
+        Command::Chat(args) => commands::chat::main(&args),
         Command::Serve(args) => commands::serve::main(&args),
         Command::Bench(args) => commands::bench::main(&args),
         Command::Plan(args) => commands::plan::main(&args),

@@ -36,6 +36,12 @@ pub(crate) enum Command {
     /// made. Ctrl-C stops cleanly: the line is finished, the figures are reported, the exit code is 130. A
     /// second Ctrl-C ends the program at once.
     Run(RunArgs),
+    /// Chat in the terminal
+    ///
+    /// Goes on with a RawrZ server that runs on this machine, else loads the model in this process: MODEL, else one that
+    /// the server has in memory, else the first that is there. /help lists what else can be typed: files to attach,
+    /// another model, the figures of now.
+    Chat(ChatArgs),
     /// Serve the Ollama, OpenAI and Anthropic APIs
     ///
     /// Answers on 127.0.0.1:11434, or the next port that is free. The first MODEL is loaded at once; the others, and the
@@ -226,6 +232,28 @@ pub(crate) struct SamplingArgs {
     /// The same seed gives the same text [default: a new one each time]
     #[arg(long, value_name = "S")]
     pub(crate) seed: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// A .gguf file, a map or a built-in name; with --server a name that it has
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) model: Option<String>,
+    /// The server to talk to, RawrZ's or Ollama's, such as http://127.0.0.1:11434
+    #[arg(long, value_name = "URL", conflicts_with_all = ["memory", "ctx", "threads"])]
+    pub(crate) server: Option<String>,
+    /// Text of the system message
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub(crate) system: Option<String>,
+    /// Memory budget for everything; loads the model in this process [512MiB, 4GiB, 1GB, plain bytes]
+    #[arg(long, value_name = "BYTES", value_parser = size::parse)]
+    pub(crate) memory: Option<u64>,
+    /// Context length in tokens; loads the model in this process
+    #[arg(long, value_name = "N", value_parser = context_len)]
+    pub(crate) ctx: Option<usize>,
+    /// Threads to compute with; loads the model in this process
+    #[arg(long, value_name = "N", value_parser = thread_count)]
+    pub(crate) threads: Option<usize>,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! One file for each subcommand; each has a `main` that takes the flags as typed.
 
 pub(crate) mod bench;
+pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod demo;
 pub(crate) mod down;

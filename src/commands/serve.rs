@@ -57,7 +57,7 @@ pub(crate) fn main(args: &ServeArgs) -> anyhow::Result<()> {
         ..ServerOptions::default()
     };
     let cancel = interrupt::cancel_on_signal()?;
-    let server = Server::new(options, Arc::new(Models { named: named.clone() }));
+    let server = Server::new(options, catalog(named.clone()));
     // What the user named is there when the first request comes, and a model that does not fit shows now.
     if let Some(first) = named.first() {
         server.load(&first.name).map_err(|problem| anyhow!("{}: {problem}", first.name))?;
@@ -104,10 +104,10 @@ async fn listen(addr: SocketAddr, is_asked: bool) -> anyhow::Result<TcpListener>
 fn address(text: &str) -> anyhow::Result<SocketAddr> {
     let (_, default_port) = DEFAULT_ADDR.rsplit_once(':').unwrap_or_default();
     let whole = match text {
-        text if text.starts_with(':') => format!("127.0.0.1{text}"),
         text if text.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_ipv6()) => {
             format!("[{text}]:{default_port}")
         }
+        text if text.starts_with(':') => format!("127.0.0.1{text}"),
         text if text.contains(':') => text.to_owned(),
         text => format!("{text}:{default_port}"),
     };
@@ -116,7 +116,7 @@ fn address(text: &str) -> anyhow::Result<SocketAddr> {
 }
 
 /// A model that the user named: by the name of a map, its built-in name, or its file's.
-fn entry(model: &str) -> anyhow::Result<CatalogEntry> {
+pub(crate) fn entry(model: &str) -> anyhow::Result<CatalogEntry> {
     let path = locate::model(model)?;
     let map = MapName::parse(model).ok();
     let map =
@@ -127,6 +127,11 @@ fn entry(model: &str) -> anyhow::Result<CatalogEntry> {
         (None, None) => name_of(&path),
     };
     Ok(CatalogEntry { name, path })
+}
+
+/// The models of this machine, those of `named` first.
+pub(crate) fn catalog(named: Vec<CatalogEntry>) -> Arc<dyn Catalog> {
+    Arc::new(Models { named })
 }
 
 fn name_of(path: &Path) -> String {

@@ -12,6 +12,10 @@ use toktrie::{SimpleVob, TokEnv, TokRxInfo, TokTrie, TokenizerEnv};
 /// Longest schema or expression, in bytes: building its automaton takes time and memory in proportion.
 const MAX_GRAMMAR_BYTES: usize = 1 << 18;
 
+/// What may stand between two tokens of JSON: nothing, a blank, or a line end with the next line's indentation. Small models
+/// that may write more write blanks and nothing else until they are stopped.
+const BLANKS: &str = r"[\x20]|\x0A[\x20\x09]{0,20}";
+
 /// What the text of a request must be.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Grammar {
@@ -76,10 +80,10 @@ impl Grammars {
     /// 400 when the grammar is not valid, or asks for what cannot be followed.
     pub(crate) fn constraint(&self, grammar: &Grammar) -> ApiResult<Box<dyn Constraint>> {
         let (what, len_bytes, top) = match grammar {
-            Grammar::JsonObject => ("JSON", 0, TopLevelGrammar::from_json_schema(json!({"type": "object"}))),
+            Grammar::JsonObject => ("JSON", 0, of_schema(json!({"type": "object"}))),
             Grammar::Schema(schema) => {
                 let len_bytes = schema.to_string().len();
-                ("the JSON schema", len_bytes, TopLevelGrammar::from_json_schema(schema.clone()))
+                ("the JSON schema", len_bytes, of_schema(schema.clone()))
             }
             Grammar::Regex(regex) => {
                 ("the regular expression", regex.len(), TopLevelGrammar::from_regex(regex))
@@ -99,6 +103,14 @@ impl Grammars {
         let mask = Vec::new();
         Ok(Box::new(Masked { matcher, mask, eog: Arc::clone(&self.eog), eos: self.eos }))
     }
+}
+
+/// The grammar of a schema. What the schema itself says of how it is followed does not count: it could ask for leniency.
+fn of_schema(mut schema: Json) -> TopLevelGrammar {
+    if let Some(object) = schema.as_object_mut() {
+        object.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": BLANKS }));
+    }
+    TopLevelGrammar::from_json_schema(schema)
 }
 
 struct Masked {
