@@ -193,7 +193,7 @@ fn a_cache_on_disk_or_in_8_bits_is_said_out_loud_and_the_former_changes_nothing(
     let roomy = roomy.json();
     assert_eq!((&roomy["kv_type"], &roomy["kv_resident_tokens"]), (&"f16".into(), &serde_json::Value::Null));
 
-    let spilled = with(&["--memory", "22MiB", "--kv-spill", folder.path().to_str().unwrap()]);
+    let spilled = with(&["--memory", "32MiB", "--kv-spill", folder.path().to_str().unwrap()]);
     assert!(spilled.stderr.contains("stay in memory") && spilled.stderr.lines().count() == 1, "{spilled:?}");
     let spilled = spilled.json();
     assert!(spilled["kv_resident_tokens"].as_u64().unwrap() < 262_144 / 4);
@@ -205,7 +205,7 @@ fn a_cache_on_disk_or_in_8_bits_is_said_out_loud_and_the_former_changes_nothing(
     let small = with(&["--memory", "120MiB"]);
     assert!(small.stderr.contains("q8_0") && small.stderr.lines().count() == 1, "{small:?}");
     assert_eq!(small.json()["kv_type"], "q8_0");
-    let error = with(&["--memory", "22MiB"]).failed(1);
+    let error = with(&["--memory", "32MiB"]).failed(1);
     assert!(error.contains("--kv-spill"), "{error}");
 }
 
