@@ -208,7 +208,10 @@ fn shards_have_an_index_and_hold_the_same() {
     let whole = safetensors(&one.join("model.safetensors"));
     let index = json_of(&many.join("model.safetensors.index.json"));
     let map = index["weight_map"].as_object().unwrap();
-    assert_eq!(map.keys().collect::<Vec<_>>(), whole.keys().collect::<Vec<_>>());
+    // An object keeps the order of its keys only where another crate of the build asks for that.
+    let mut names: Vec<_> = map.keys().collect();
+    names.sort();
+    assert_eq!(names, whole.keys().collect::<Vec<_>>());
     let files: Vec<_> = report.files.iter().filter(|file| file.name.ends_with(".safetensors")).collect();
     assert!(files.len() > 3);
     let mut joined = BTreeMap::new();
