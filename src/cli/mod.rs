@@ -239,7 +239,7 @@ pub(crate) struct ChatArgs {
     /// A .gguf file, a map or a built-in name; with --server a name that it has
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) model: Option<String>,
-    /// The server to talk to, RawrZ's or Ollama's, such as http://127.0.0.1:11434
+    /// The server to talk to, RawrZ's or Ollama's, such as `http://127.0.0.1:11434`
     #[arg(long, value_name = "URL", conflicts_with_all = ["memory", "ctx", "threads"])]
     pub(crate) server: Option<String>,
     /// Text of the system message
@@ -282,7 +282,7 @@ pub(crate) struct ServeArgs {
     /// Key that requests have to show; required where other machines reach the server
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
-    /// Origins of web pages elsewhere that may use the server, such as https://chat.example.com; * for all
+    /// Origins of web pages elsewhere that may use the server, such as `https://chat.example.com`; `*` for all
     #[arg(long, value_name = "ORIGIN", value_delimiter = ',')]
     pub(crate) origins: Vec<String>,
     /// Keep the KV caches of long conversations on disk, up to so many bytes for each model, so that they go on after a
