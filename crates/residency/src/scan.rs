@@ -72,11 +72,12 @@ fn scan(
     on_bytes: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
 ) -> Result<ControlFlow<()>, ScanError> {
     std::thread::scope(|scope| {
+        let mut threads = Vec::with_capacity(N_READERS);
         let readers: Vec<Reader> = (0..N_READERS)
             .map(|reader| {
                 let (filled_in, filled) = sync_channel(BUFFERS);
                 let (empty, empty_out) = sync_channel(BUFFERS);
-                scope.spawn(move || {
+                threads.push(scope.spawn(move || {
                     for index in (reader as u64..n_blocks).step_by(N_READERS) {
                         // The consumer is gone when it wants no more.
                         let Ok(buffer) = empty_out.recv() else { return };
@@ -86,30 +87,48 @@ fn scan(
                             return;
                         }
                     }
-                });
+                }));
                 Reader { filled, empty }
             })
             .collect();
-        for reader in &readers {
-            for _ in 0..BUFFERS {
-                let buffer = Buffer::new(padded_len(BLOCK_BYTES)).map_err(ScanError::NoMemory)?;
-                // A reader without a block to read has ended.
-                let _ = reader.empty.send(buffer);
-            }
+        let result = consume(&readers, n_blocks, on_bytes);
+        drop(readers);
+        for thread in threads {
+            // The scope itself waits for the work of its threads only, not until they are gone.
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         }
-        for index in 0..n_blocks {
-            let reader = &readers[(index % N_READERS as u64) as usize];
-            let Ok(block) = reader.filled.recv() else { unreachable!("a reader sends each of its blocks") };
-            let (buffer, range) = block?;
-            if on_bytes(&buffer.bytes()[range]).is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
-            // A reader that is done takes no more.
+        let end = result?;
+        if end.is_continue() {
+            blocks.check()?;
+        }
+        Ok(end)
+    })
+}
+
+/// Hands out buffers, and takes the blocks from the readers in turns.
+fn consume(
+    readers: &[Reader],
+    n_blocks: u64,
+    on_bytes: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>, ScanError> {
+    for reader in readers {
+        for _ in 0..BUFFERS {
+            let buffer = Buffer::new(padded_len(BLOCK_BYTES)).map_err(ScanError::NoMemory)?;
+            // A reader without a block to read has ended.
             let _ = reader.empty.send(buffer);
         }
-        blocks.check()?;
-        Ok(ControlFlow::Continue(()))
-    })
+    }
+    for index in 0..n_blocks {
+        let reader = &readers[(index % N_READERS as u64) as usize];
+        let Ok(block) = reader.filled.recv() else { unreachable!("a reader sends each of its blocks") };
+        let (buffer, range) = block?;
+        if on_bytes(&buffer.bytes()[range]).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        // A reader that is done takes no more.
+        let _ = reader.empty.send(buffer);
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 fn read(blocks: &dyn Blocks, reader: usize, extent: Extent, mut buffer: Buffer) -> Result<Block, ReadError> {
