@@ -3,7 +3,9 @@
 use crate::catalog::{self, BuiltIn};
 use anyhow::{Context, anyhow, bail};
 use etcetera::BaseStrategy;
+use rawrz_engine::ModelFiles;
 use rawrz_gguf::{DiscoverError, discover};
+use rawrz_interop::OpenModel;
 use rawrz_interop::maps::{MapName, Maps};
 use std::path::{Path, PathBuf};
 
@@ -92,6 +94,11 @@ fn mapped(name: &str) -> anyhow::Result<Option<PathBuf>> {
         eprintln!("note: {what}; `rawrz up` brings what was made of {name} up to date");
     }
     Ok(model.path().map(Path::to_owned))
+}
+
+/// What was opened, as those take it who make something of it for other programs.
+pub(crate) fn opened(files: &ModelFiles) -> OpenModel<'_> {
+    OpenModel { shards: files.shards(), source: files.source(), paths: files.paths() }
 }
 
 fn exists(path: &Path) -> anyhow::Result<bool> {

@@ -1,8 +1,9 @@
 //! A progress bar on a terminal, nothing elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
-use rawrz_engine::Engine;
+use rawrz_engine::{Cancel, Engine};
 use std::io::IsTerminal;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -45,6 +46,25 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// Work on so many bytes that can be stopped: its bar appears when the first are behind, from there on.
+pub(crate) struct Watched<'a> {
+    doing: &'a str,
+    cancel: &'a Cancel,
+    bar: Option<Progress>,
+}
+
+impl<'a> Watched<'a> {
+    pub(crate) fn new(doing: &'a str, cancel: &'a Cancel) -> Watched<'a> {
+        Watched { doing, cancel, bar: None }
+    }
+
+    /// So many bytes of all are behind; says whether to go on.
+    pub(crate) fn at(&mut self, done: u64, total: u64) -> ControlFlow<()> {
+        self.bar.get_or_insert_with(|| Progress::bytes(self.doing, Some(total), done)).at(done);
+        if self.cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }
 

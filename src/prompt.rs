@@ -53,7 +53,7 @@ pub(crate) fn chat(
 }
 
 /// Some templates tell the model what day it is.
-fn local_time() -> LocalTime {
+pub(crate) fn local_time() -> LocalTime {
     let now = chrono::Local::now();
     LocalTime { unix_s: now.timestamp(), utc_offset_s: now.offset().local_minus_utc() }
 }

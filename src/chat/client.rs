@@ -164,16 +164,13 @@ impl Client {
     pub(super) fn models(&self) -> anyhow::Result<Vec<String>> {
         let tags = self.get("/api/tags")?;
         let models = tags["models"].as_array().context("the server lists no models")?;
-        let short = |name: &str| name.strip_suffix(":latest").unwrap_or(name).to_owned();
-        Ok(models.iter().filter_map(|model| model["name"].as_str()).map(short).collect())
+        Ok(short_names(models))
     }
 
     /// Names of the models in memory.
     pub(super) fn loaded(&self) -> Vec<String> {
         let running = self.get("/api/ps").unwrap_or_default();
-        let names =
-            running["models"].as_array().into_iter().flatten().filter_map(|model| model["name"].as_str());
-        names.map(|name| name.strip_suffix(":latest").unwrap_or(name).to_owned()).collect()
+        running["models"].as_array().map_or_else(Vec::new, |models| short_names(models))
     }
 
     /// What the server tells of a model; `None` when it is not loaded.
@@ -234,6 +231,12 @@ impl Client {
             }
         }
     }
+}
+
+/// Names of models, without the tag that a name alone means.
+fn short_names(models: &[Json]) -> Vec<String> {
+    let short = |name: &str| name.strip_suffix(":latest").unwrap_or(name).to_owned();
+    models.iter().filter_map(|model| model["name"].as_str()).map(short).collect()
 }
 
 /// What a line of an answer says.

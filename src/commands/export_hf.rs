@@ -5,28 +5,23 @@ use crate::exit::Interrupted;
 use crate::interrupt;
 use crate::locate;
 use crate::output::Output;
-use crate::progress::Progress;
+use crate::progress::Watched;
 use rawrz_engine::{ModelFiles, Size};
+use rawrz_interop::OutputError;
 use rawrz_interop::hf_folder::{self, Dtype, ExportError, Kind, Report, Weights};
-use rawrz_interop::{OpenModel, OutputError};
 use serde_json::json;
-use std::ops::ControlFlow;
 
 pub(crate) fn main(args: &ExportHfArgs) -> anyhow::Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     let files = ModelFiles::open(&locate::model(&args.model)?)?;
-    let model = OpenModel { shards: files.shards(), source: files.source(), paths: files.paths() };
     let weights = match args.safetensors {
         None => Weights::Linked,
         Some(dtype) => Weights::Safetensors { dtype: dtype.into(), shard_bytes: args.shard_size },
     };
-    let mut progress = None;
-    let mut on_bytes = |done, total| {
-        progress.get_or_insert_with(|| Progress::bytes("exporting", Some(total), done)).at(done);
-        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let done = hf_folder::export(&model, &args.out, weights, &mut on_bytes);
-    drop(progress);
+    let mut watched = Watched::new("exporting", &cancel);
+    let model = locate::opened(&files);
+    let done = hf_folder::export(&model, &args.out, weights, &mut |done, total| watched.at(done, total));
+    drop(watched);
     match done {
         Ok(report) => tell(&report, args.json),
         Err(ExportError::Output(OutputError::Stopped)) => {

@@ -4,7 +4,8 @@ use crate::cli::OllamaCommand;
 use crate::ollama::{self, LinkOptions, launch};
 use crate::output::{Output, printable};
 use crate::{interrupt, locate};
-use rawrz_engine::Size;
+use rawrz_engine::{ModelFiles, Size};
+use rawrz_interop::ModelRecord;
 use rawrz_interop::ollama::{Model, OllamaName};
 use serde_json::{Value as Json, json};
 
@@ -15,7 +16,11 @@ pub(crate) fn main(command: &OllamaCommand) -> anyhow::Result<()> {
             let (store, name) = (ollama::store()?, OllamaName::parse(name)?);
             let options = LinkOptions { context_len: ctx.map(|ctx| ctx as u64), may_copy: *copy };
             let cancel = interrupt::cancel_on_signal()?;
-            let linked = ollama::link(&store, &name, &locate::model(model)?, &options, &cancel)?;
+            let path = locate::model(model)?;
+            let record = ModelRecord::of(&path)?;
+            let file = ollama::one_file(&record, &path)?;
+            let files = ModelFiles::open(&path)?;
+            let linked = ollama::link(&store, &name, file, &files, &options, &cancel)?;
             let how = linked.how.as_str();
             out.line(&match linked.was_there {
                 true => format!("{name} is in Ollama's store already ({how}); nothing changed"),

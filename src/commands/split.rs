@@ -5,13 +5,12 @@ use crate::exit::{Interrupted, Usage};
 use crate::interrupt;
 use crate::locate;
 use crate::output::Output;
-use crate::progress::Progress;
+use crate::progress::Watched;
 use anyhow::Context;
 use rawrz_engine::{ModelFiles, Size};
 use rawrz_interop::shards::{self, OnBytes, Report, ShardLimit, ShardsError, SplitOptions};
 use rawrz_interop::{OpenModel, OutputError};
 use serde_json::json;
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 pub(crate) fn main(args: &SplitArgs) -> anyhow::Result<()> {
@@ -33,14 +32,9 @@ pub(super) fn work(
 ) -> anyhow::Result<()> {
     let cancel = interrupt::cancel_on_signal()?;
     let files = ModelFiles::open(path)?;
-    let model = OpenModel { shards: files.shards(), source: files.source(), paths: files.paths() };
-    let mut progress = None;
-    let mut on_bytes = |done, total| {
-        progress.get_or_insert_with(|| Progress::bytes(doing, Some(total), done)).at(done);
-        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    };
-    let done = job(&model, &mut on_bytes);
-    drop(progress);
+    let mut watched = Watched::new(doing, &cancel);
+    let done = job(&locate::opened(&files), &mut |done, total| watched.at(done, total));
+    drop(watched);
     match done {
         Ok(report) => tell(&report, as_json),
         Err(ShardsError::Output(OutputError::Stopped)) => {

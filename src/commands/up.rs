@@ -6,7 +6,7 @@ use crate::commands::pull;
 use crate::exit::{Interrupted, Usage};
 use crate::ollama::{self, LinkOptions, launch};
 use crate::output::{Output, printable};
-use crate::progress::Progress;
+use crate::progress::Watched;
 use crate::{catalog, interrupt, locate};
 use anyhow::Context;
 use rawrz_engine::{Cancel, ModelFiles, Size};
@@ -14,7 +14,7 @@ use rawrz_interop::hf_folder::{self, Weights};
 use rawrz_interop::maps::{Added, Link, MapName, Maps};
 use rawrz_interop::ollama::OllamaName;
 use rawrz_interop::shards::{self, ShardLimit, ShardsError, SplitOptions};
-use rawrz_interop::{FileRecord, ModelRecord, OpenModel, OutputError};
+use rawrz_interop::{FileRecord, ModelRecord, OutputError};
 use serde_json::{Value as Json, json};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -167,8 +167,8 @@ fn up(model: &str, args: &UpArgs, cancel: &Cancel) -> anyhow::Result<Up> {
     if let Some(shard_size) = args.shard_size {
         take(make_shards(&files, &folder, &name, shard_size, cancel)?, &mut undo);
     }
+    take(link_into_ollama(&ollama_name, &path, &record, &files, cancel)?, &mut undo);
     drop(files);
-    take(link_into_ollama(&ollama_name, &path, cancel)?, &mut undo);
 
     let is_new = added == Added::New;
     maps.update(&name, |record| {
@@ -212,7 +212,7 @@ fn name(model: &str, path: &Path, args: &UpArgs) -> anyhow::Result<MapName> {
 
 /// The Hugging Face folder. Of a model that has no form there, none is made, and that is said.
 fn make_folder(files: &ModelFiles, folder: &Path) -> anyhow::Result<(Step, Option<Link>)> {
-    let model = OpenModel { shards: files.shards(), source: files.source(), paths: files.paths() };
+    let model = locate::opened(files);
     // The weights are linked, so there is nothing to wait for.
     let report =
         match hf_folder::export(&model, folder, Weights::Linked, &mut |_, _| ControlFlow::Continue(())) {
@@ -236,16 +236,12 @@ fn make_shards(
     shard_size: u64,
     cancel: &Cancel,
 ) -> anyhow::Result<(Step, Option<Link>)> {
-    let model = OpenModel { shards: files.shards(), source: files.source(), paths: files.paths() };
     let folder = folder.join(format!("{name}-shards"));
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let limit = ShardLimit::Bytes(shard_size);
     let options = SplitOptions { prefix: folder.join(name.as_str()), limit, remove_source: false };
-    let mut progress = None;
-    let made = shards::split(&model, &options, &mut |done, total| {
-        progress.get_or_insert_with(|| Progress::bytes("splitting", Some(total), done)).at(done);
-        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
+    let mut watched = Watched::new("splitting", cancel);
+    let made = shards::split(&locate::opened(files), &options, &mut |done, total| watched.at(done, total));
     let report = match made {
         Err(ShardsError::Output(OutputError::Stopped)) => return Err(Interrupted.into()),
         other => other?,
@@ -259,7 +255,13 @@ fn make_shards(
     Ok((Step { what: "shards", outcome, is_changed }, Some(Link::Shards { files })))
 }
 
-fn link_into_ollama(name: &OllamaName, path: &Path, cancel: &Cancel) -> anyhow::Result<(Step, Option<Link>)> {
+fn link_into_ollama(
+    name: &OllamaName,
+    path: &Path,
+    record: &ModelRecord,
+    files: &ModelFiles,
+    cancel: &Cancel,
+) -> anyhow::Result<(Step, Option<Link>)> {
     let store = ollama::store()?;
     if !store.root().is_dir() && ollama::program().is_none() {
         let outcome = format!(
@@ -268,7 +270,8 @@ fn link_into_ollama(name: &OllamaName, path: &Path, cancel: &Cancel) -> anyhow::
         );
         return Ok((Step { what: "ollama", outcome, is_changed: false }, None));
     }
-    let linked = ollama::link(&store, name, path, &LinkOptions::default(), cancel)?;
+    let file = ollama::one_file(record, path)?;
+    let linked = ollama::link(&store, name, file, files, &LinkOptions::default(), cancel)?;
     let how = linked.how.as_str();
     let outcome = match linked.was_there {
         true => format!("{name} was there ({how})"),

@@ -3,15 +3,15 @@
 pub(crate) mod launch;
 
 use crate::locate;
-use crate::progress::Progress;
+use crate::progress::Watched;
+use crate::prompt::local_time;
 use anyhow::{Context, bail};
 use rawrz_engine::{Cancel, ModelFiles};
 use rawrz_interop::ollama::{
     LinkRequest, Linked, OllamaError, OllamaName, Store, for_ollama, hidden_from_others,
 };
 use rawrz_interop::{About, DigestError, Digests, FileRecord, ModelRecord};
-use rawrz_text::{ChatTemplate, LocalTime, TokenId, Tokenizer};
-use std::ops::ControlFlow;
+use rawrz_text::{ChatTemplate, TokenId, Tokenizer};
 use std::path::{Path, PathBuf};
 
 /// Context that Ollama gives a model unless told otherwise: what RawrZ takes by itself, too.
@@ -71,15 +71,8 @@ pub(crate) struct LinkOptions {
     pub(crate) may_copy: bool,
 }
 
-/// Links the model at `path` into `store`. Notes for the user go to standard error.
-pub(crate) fn link(
-    store: &Store,
-    name: &OllamaName,
-    path: &Path,
-    options: &LinkOptions,
-    cancel: &Cancel,
-) -> anyhow::Result<Linked> {
-    let record = ModelRecord::of(path)?;
+/// The file of the model at `path`, which has to be one for Ollama.
+pub(crate) fn one_file<'a>(record: &'a ModelRecord, path: &Path) -> anyhow::Result<&'a FileRecord> {
     let Some(file) = record.single() else {
         bail!(
             "{} is in {} files, and Ollama takes models of one; `rawrz merge {} --out ONE.gguf` makes it one",
@@ -88,10 +81,21 @@ pub(crate) fn link(
             path.display()
         );
     };
-    let files = ModelFiles::open(path)?;
+    Ok(file)
+}
+
+/// Links a model, opened as `files`, into `store`. Notes for the user go to standard error.
+pub(crate) fn link(
+    store: &Store,
+    name: &OllamaName,
+    file: &FileRecord,
+    files: &ModelFiles,
+    options: &LinkOptions,
+    cancel: &Cancel,
+) -> anyhow::Result<Linked> {
     let about = About::of(files.shards());
     let tokenizer = Tokenizer::from_gguf(files.shards().first())?;
-    let template = template(&files, &tokenizer, name);
+    let template = template(files, &tokenizer, name);
     let stops = stops(&tokenizer);
     let digest = digest(file, cancel)?;
     let longest = about.context_len.unwrap_or(CONTEXT_LEN);
@@ -119,12 +123,8 @@ pub(crate) fn link(
 /// SHA-256 of the file, with progress; remembered.
 fn digest(file: &FileRecord, cancel: &Cancel) -> anyhow::Result<rawrz_interop::Digest> {
     let digests = Digests::new(locate::own_folder("digests")?);
-    let mut progress = None;
-    let digest = digests.of(file, &mut |n_bytes| {
-        progress.get_or_insert_with(|| Progress::bytes("hashing", Some(file.len_bytes), 0)).at(n_bytes);
-        if cancel.is_cancelled() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    });
-    match digest {
+    let mut watched = Watched::new("hashing", cancel);
+    match digests.of(file, &mut |n_bytes| watched.at(n_bytes, file.len_bytes)) {
         Err(DigestError::Stopped) => Err(crate::exit::Interrupted.into()),
         other => Ok(other?),
     }
@@ -144,9 +144,7 @@ fn template(files: &ModelFiles, tokenizer: &Tokenizer, name: &OllamaName) -> Opt
         }
     };
     let bos = tokenizer.bos().filter(|_| tokenizer.adds_bos()).and_then(|id| tokenizer.token_text(id));
-    let now = chrono::Local::now();
-    let now = LocalTime { unix_s: now.timestamp(), utc_offset_s: now.offset().local_minus_utc() };
-    let Some(made) = for_ollama(&template, bos, now) else {
+    let Some(made) = for_ollama(&template, bos, local_time()) else {
         eprintln!(
             "note: the model's chat template does more than Ollama's language can; Ollama will give {name} the plain \
              prompt (`rawrz serve` uses the template itself)"

@@ -1,12 +1,18 @@
 //! Small files that appear whole or not at all.
 
+use crate::output::folder_of;
 use std::io::{self, Write};
 use std::path::Path;
 
 /// Writes `bytes` to `path`, replacing what was there in one step. Readers see the old or the new content, also when the
 /// machine stops in between.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    write_whole_by(folder_of(path), path, bytes)
+}
+
+/// As [`write_whole`], by a file in `folder`, which is on the same file system: for places where others remove what they
+/// do not know.
+pub(crate) fn write_whole_by(folder: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(".rawrz-");
     // Others may read what the folder lets them see, as with any file that a program makes.

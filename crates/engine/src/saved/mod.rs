@@ -91,7 +91,8 @@ impl Saved {
             let mut file = OpenOptions::new().read(true).write(true).open(&path)?;
             match file::read(&mut file, &saved.identity, KvCache::SEGMENT_LEN)? {
                 Some(content) if content.n_tokens() > 0 => {
-                    saved.insert(path, file, content);
+                    let entry = saved.entry(path, file, content);
+                    saved.entries.push(entry);
                 }
                 // Of the same model before it changed, or with other settings: nothing will ask for it.
                 _ => std::fs::remove_file(&path)?,
@@ -101,11 +102,9 @@ impl Saved {
         Ok(saved)
     }
 
-    fn insert(&mut self, path: PathBuf, file: File, content: Content) -> SavedId {
+    fn entry(&mut self, path: PathBuf, file: File, content: Content) -> Entry {
         self.n_ids += 1;
-        let id = SavedId(self.n_ids);
-        self.entries.push(Entry { id, path, file, content });
-        id
+        Entry { id: SavedId(self.n_ids), path, file, content }
     }
 
     /// Timelines that are saved.
@@ -206,16 +205,14 @@ impl Saved {
         };
         let known = known.and_then(|id| self.position(id));
         let at = known.or_else(|| self.entries.iter().position(is_beginning));
-        let entry = match at {
+        let mut entry = match at {
             Some(i) => self.entries.remove(i),
             None => {
                 let (path, file, content) = self.create()?;
-                let id = self.insert(path, file, content);
-                let Some(entry) = self.entries.pop_if(|entry| entry.id == id) else { return Ok(None) };
-                entry
+                self.entry(path, file, content)
             }
         };
-        let (id, mut entry) = (entry.id, entry);
+        let id = entry.id;
         let added = add(&mut entry, tokens, cache);
         if entry.content.n_tokens() == 0 {
             let _ = std::fs::remove_file(&entry.path);

@@ -8,7 +8,7 @@ use crate::about::About;
 use crate::digest::Digest;
 #[cfg(unix)]
 use crate::files::same_file;
-use crate::files::symlink;
+use crate::files::{Shared, share};
 use crate::identity::FileRecord;
 use serde_json::json;
 use std::io;
@@ -231,26 +231,24 @@ impl Store {
         // Where the path is a link itself, the file is what is linked, so that the blob outlives the link.
         let target =
             std::fs::canonicalize(file).map_err(|source| OllamaError::Io { path: file.clone(), source })?;
-        if std::fs::hard_link(&target, blob).is_ok() {
-            return Ok(LinkKind::HardLink);
-        }
-        if symlink(&target, blob).is_ok() {
-            return Ok(LinkKind::Symlink);
-        }
         // Files with bytes of their own appear in the store when they are whole.
         let staged = self.root().join(format!(".rawrz-{}", request.digest));
         let _ = std::fs::remove_file(&staged);
-        let result = match reflink_copy::reflink(&target, &staged) {
-            Ok(()) => std::fs::rename(&staged, blob).map(|()| LinkKind::Reflink).map_err(io),
-            Err(source) if !request.may_copy => {
+        match share(&target, blob, &staged) {
+            Ok(Shared::HardLink) => Ok(LinkKind::HardLink),
+            Ok(Shared::Symlink) => Ok(LinkKind::Symlink),
+            Ok(Shared::Reflink) => Ok(LinkKind::Reflink),
+            Err(_) if request.may_copy => {
+                let copied = self.copy(&target, &staged, blob);
+                if copied.is_err() {
+                    let _ = std::fs::remove_file(&staged);
+                }
+                copied
+            }
+            Err(source) => {
                 Err(OllamaError::NoLink { file: file.clone(), root: self.root().to_owned(), source })
             }
-            Err(_) => self.copy(&target, &staged, blob),
-        };
-        if result.is_err() {
-            let _ = std::fs::remove_file(&staged);
         }
-        result
     }
 
     fn copy(&self, target: &Path, staged: &Path, blob: &Path) -> Result<LinkKind, OllamaError> {

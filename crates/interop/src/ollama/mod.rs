@@ -186,14 +186,6 @@ impl Store {
         }
         Ok(Unlinked { n_blobs, blobs_kept: false })
     }
-
-    /// The model of that name; `None` when there is none.
-    ///
-    /// # Errors
-    /// When its manifest cannot be read.
-    pub fn origin(&self, name: &OllamaName) -> Result<Option<Option<Origin>>, OllamaError> {
-        Ok(self.read_manifest(name)?.map(|manifest| manifest.origin()))
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,10 @@ use super::OllamaError;
 use super::manifest::Manifest;
 use super::name::OllamaName;
 use crate::digest::Digest;
+use crate::staged::write_whole_by;
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Most bytes of a manifest that are read; real ones have less than two thousand.
@@ -132,16 +133,9 @@ impl Store {
 
     /// Writes a file below the root: beside the folders that Ollama clears, then renamed.
     pub(super) fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), OllamaError> {
-        let io = |source| OllamaError::Io { path: path.to_owned(), source };
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".rawrz-");
-        // A service that runs as another user reads these.
-        #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
-        let mut file = builder.tempfile_in(&self.root).map_err(io)?;
-        file.write_all(bytes).and_then(|()| file.as_file().sync_all()).map_err(io)?;
-        file.persist(path).map_err(|error| io(error.error))?;
-        Ok(())
+        // Readable by all, since a service that runs as another user reads these.
+        write_whole_by(&self.root, path, bytes)
+            .map_err(|source| OllamaError::Io { path: path.to_owned(), source })
     }
 
     /// Makes the folder `path` and those above it that are missing, and gives the ones that were made, outermost first.
