@@ -19,7 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often in a decode the disk is read to know what it delivers, and how long each time, at least and at most.
+/// Into how many spells a decode is cut, between which the disk is read to know what it delivers, and how long each
+/// time, at least and at most.
 const DISK_PROBES: usize = 8;
 const DISK_PROBE_TIME: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
@@ -117,6 +118,13 @@ struct Disk {
     is_direct: bool,
     /// Part of the time of decoding in which it waited for bytes.
     stalled_share: f64,
+    spells: Vec<Spell>,
+}
+
+/// Some tokens, and what the disk delivered before and after them.
+struct Spell {
+    tok_s: f64,
+    disk_bytes_per_s: f64,
 }
 
 impl Measured {
@@ -125,15 +133,27 @@ impl Measured {
     }
 
     fn bound_decode_tok_s(&self) -> f64 {
-        self.traffic.bound(self.hit_rate.unwrap_or(1.0), self.disk_bytes_per_s(), self.memory_bytes_per_s)
+        self.bound(self.disk_bytes_per_s())
+    }
+
+    fn bound(&self, disk_bytes_per_s: f64) -> f64 {
+        self.traffic.bound(self.hit_rate.unwrap_or(1.0), disk_bytes_per_s, self.memory_bytes_per_s)
     }
 
     fn streamed_bytes_per_token(&self) -> u64 {
         self.traffic.read_bytes(self.hit_rate.unwrap_or(1.0)) as u64
     }
 
+    /// Where weights are streamed, the median of shares for a token or a few, each of what the disk delivered then: the
+    /// speed of a shared disk changes by more than what is to be seen.
     fn share_of_bound(&self) -> Option<f64> {
-        self.decode_tok_s.map(|rate| rate / self.bound_decode_tok_s())
+        match &self.disk {
+            Some(disk) => {
+                let share = |spell: &Spell| spell.tok_s / self.bound(spell.disk_bytes_per_s);
+                median(disk.spells.iter().map(share).collect())
+            }
+            None => self.decode_tok_s.map(|rate| rate / self.bound_decode_tok_s()),
+        }
     }
 
     fn what_bounds(&self) -> String {
@@ -172,7 +192,7 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
 
     let (mut loads, mut first_tokens) = (Vec::new(), Vec::new());
     let (mut prefills, mut decodes) = (Vec::new(), Vec::new());
-    let (mut disks, mut stalled_shares, mut is_direct) = (Vec::new(), Vec::new(), true);
+    let (mut stalled_shares, mut spells, mut is_direct) = (Vec::new(), Vec::new(), true);
     let mut choices = ChoiceStats::default();
     for _ in 0..args.reps {
         let started = Instant::now();
@@ -189,8 +209,8 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
             decodes.push(args.tokens as f64 / decoded.time.as_secs_f64());
             choices.hits += decoded.choices.hits;
             choices.misses += decoded.choices.misses;
-            if let Some(disk_bytes_per_s) = decoded.disk_bytes_per_s {
-                disks.push(disk_bytes_per_s);
+            if is_streamed {
+                spells.extend(decoded.spells);
                 stalled_shares.push(decoded.stalled.as_secs_f64() / decoded.time.as_secs_f64());
                 is_direct &= engine.reads_directly().unwrap_or(true);
             }
@@ -209,10 +229,11 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
         decode_tok_s: median(decodes),
         traffic,
         memory_bytes_per_s,
-        disk: median(disks).zip(median(stalled_shares)).map(|(bytes_per_s, stalled_share)| Disk {
-            bytes_per_s,
+        disk: median(stalled_shares).map(|stalled_share| Disk {
+            bytes_per_s: spells.iter().map(|spell| spell.disk_bytes_per_s).sum::<f64>() / spells.len() as f64,
             is_direct,
             stalled_share,
+            spells,
         }),
         hit_rate: (taken > 0).then(|| choices.hits as f64 / taken as f64),
         pinned_bytes,
@@ -240,7 +261,7 @@ struct Decoded {
     stalled: Duration,
     choices: ChoiceStats,
     /// Where weights are streamed.
-    disk_bytes_per_s: Option<f64>,
+    spells: Vec<Spell>,
 }
 
 /// Runs `n_tokens` tokens one by one from an empty context, after one that maps what was not mapped yet. Sampling is
@@ -251,31 +272,32 @@ struct Decoded {
 fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<Decoded> {
     let mut session = Session::new(engine)?;
     let is_streamed = engine.is_streamed();
-    let n_groups = if is_streamed { DISK_PROBES.min(n_tokens) } else { 1 };
-    let tokens = tokens(engine, n_tokens + n_groups);
+    let n_spells = if is_streamed { DISK_PROBES.min(n_tokens) } else { 1 };
+    let tokens = tokens(engine, n_tokens + n_spells);
     let stats = || engine.stream_stats().unwrap_or_default();
-    let (mut done, mut decoded, mut rates) = (0, Decoded::default(), Vec::new());
-    let mut probe_time = DISK_PROBE_TIME.0;
-    for group in 0..n_groups {
-        rates.extend(engine.probe_disk(probe_time)?);
-        let n = (group + 1) * n_tokens / n_groups - group * n_tokens / n_groups;
+    let (mut done, mut decoded) = (0, Decoded::default());
+    let mut disk = engine.probe_disk(DISK_PROBE_TIME.0)?;
+    for spell in 0..n_spells {
+        let n = (spell + 1) * n_tokens / n_spells - spell * n_tokens / n_spells;
         session.sync(&tokens[..done + 1], cancel)?;
         let (before, started) = (stats(), Instant::now());
         for i in 2..=n + 1 {
             session.sync(&tokens[..done + i], cancel)?;
         }
-        let time = started.elapsed();
+        let (time, after) = (started.elapsed(), stats().since(&before));
         decoded.time += time;
-        // Disks of virtual machines may be faster for a moment than they are for long.
-        probe_time = (time / 4).clamp(DISK_PROBE_TIME.0, DISK_PROBE_TIME.1);
-        let after = stats().since(&before);
         decoded.stalled += after.stalled;
         decoded.choices.hits += after.choices.hits;
         decoded.choices.misses += after.choices.misses;
         done += n + 1;
+        // Disks of virtual machines may be faster for a moment than they are for long.
+        let next = engine.probe_disk((time / 4).clamp(DISK_PROBE_TIME.0, DISK_PROBE_TIME.1))?;
+        decoded.spells.extend(disk.zip(next).map(|(before, after)| Spell {
+            tok_s: n as f64 / time.as_secs_f64(),
+            disk_bytes_per_s: (before + after) / 2.0,
+        }));
+        disk = next;
     }
-    let n_rates = rates.len() as f64;
-    decoded.disk_bytes_per_s = is_streamed.then(|| rates.iter().sum::<f64>() / n_rates);
     Ok(decoded)
 }
 

@@ -15,8 +15,9 @@ pub(crate) trait Jobs {
     /// What a reader should do next; nothing when all that is wanted is under way, or there is no memory for it.
     fn next_job(&mut self) -> Option<Self::Job>;
 
-    /// Takes in what a reader has done: where in its memory the bytes start, or why there are none.
-    fn complete(&mut self, job: Self::Job, result: Result<usize, Self::Error>);
+    /// Takes in what a reader has done: where in its memory the bytes start, or why there are none. Whether somebody may
+    /// wait for it: waking a computation that waits for something else costs it and the readers time.
+    fn complete(&mut self, job: Self::Job, result: Result<usize, Self::Error>) -> bool;
 }
 
 /// Where readers get their jobs.
@@ -75,8 +76,9 @@ impl<J: Jobs> Desk<J> {
             let result = catch_unwind(AssertUnwindSafe(|| read(&mut job)))
                 .unwrap_or_else(|_| Err(panicked(&job, io::Error::other("the reader panicked"))));
             jobs = self.lock();
-            jobs.complete(job, result);
-            self.arrived.notify_all();
+            if jobs.complete(job, result) {
+                self.arrived.notify_all();
+            }
         }
     }
 

@@ -61,7 +61,7 @@ impl Jobs for Ring {
     }
 
     /// A read that was forgotten meanwhile leaves only its buffer.
-    fn complete(&mut self, job: Job, result: Result<usize, SpillError>) {
+    fn complete(&mut self, job: Job, result: Result<usize, SpillError>) -> bool {
         let Job { id, buffer, .. } = job;
         match (self.queue.iter_mut().find(|(_, queued, _)| *queued == id), result) {
             (Some((.., entry)), Ok(_)) => *entry = Entry::Ready(buffer),
@@ -71,6 +71,7 @@ impl Jobs for Ring {
             }
             (None, _) => self.free.push(buffer),
         }
+        true
     }
 }
 

@@ -295,6 +295,7 @@ impl StreamedSource {
             pieces,
             cursor: 0,
             next: 0,
+            awaited: Vec::new(),
             free: free.map_err(memory)?,
             n_reading: 0,
             alternatives: Alternatives::new(plan, options.cache_bytes, options.eviction),
@@ -503,7 +504,10 @@ impl Source for StreamedSource {
                 PieceState::Empty => state.seek(piece),
                 PieceState::Reading | PieceState::Lent => {}
             }
+            state.awaited.push(piece);
             state = shared.wait(state);
+            let place = state.awaited.iter().position(|awaited| *awaited == piece);
+            place.map(|place| state.awaited.swap_remove(place));
         }
     }
 

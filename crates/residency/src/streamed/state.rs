@@ -80,6 +80,8 @@ pub(crate) struct State {
     pub(crate) cursor: usize,
     /// The piece after the one that was leased last.
     pub(crate) next: usize,
+    /// Pieces that leases wait for now.
+    pub(crate) awaited: Vec<usize>,
     /// Buffers of the ring that hold nothing.
     pub(crate) free: Vec<Buffer>,
     /// Buffers of the ring that are being read into.
@@ -111,7 +113,7 @@ impl Jobs for State {
         self.next_piece()
     }
 
-    fn complete(&mut self, job: Job, result: Result<usize, ReadError>) {
+    fn complete(&mut self, job: Job, result: Result<usize, ReadError>) -> bool {
         let Job { extent, buffer, target } = job;
         let len = extent.len as usize;
         match target {
@@ -128,13 +130,17 @@ impl Jobs for State {
                         PieceState::Failed(error)
                     }
                 };
+                // A lease waits for this piece, or for its turn when nothing is under way; a probe for the latter.
+                self.awaited.contains(&index) || self.n_reading == 0
             }
             Target::Alternative { item, range } => {
                 self.alternatives.complete(item, range, buffer, len, result);
+                true
             }
             Target::Copy(index) => {
                 self.copies.n_reading -= 1;
                 self.copies.done[index] = Some(result.map(|head| Filled { buffer, head, len }));
+                true
             }
         }
     }
