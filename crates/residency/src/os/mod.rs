@@ -1,6 +1,7 @@
 //! What differs between operating systems: faults in mapped files, advice, and what the system says of memory.
 
 mod memory;
+mod pages;
 
 #[cfg(unix)]
 mod unix;
@@ -11,6 +12,8 @@ mod windows;
 use unix as imp;
 #[cfg(windows)]
 use windows as imp;
+
+pub(crate) use pages::Pages;
 
 pub use memory::{ProcessMemory, memory_limit, process_memory, total_memory};
 
@@ -123,11 +126,6 @@ pub(crate) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
 /// the disk, fewer faults, fewer misses of the translation buffer. Advice: failure is of no matter.
 pub(crate) fn advise_large_pages(map: &memmap2::Mmap) {
     imp::advise_large_pages(map);
-}
-
-/// As [`advise_large_pages`], for memory that no file backs.
-pub(crate) fn advise_large_anonymous_pages(map: &memmap2::MmapMut) {
-    imp::advise_large_anonymous_pages(map);
 }
 
 /// Keeps the pages of `map` in memory while it is mapped. An error where the system's limit does not allow it.

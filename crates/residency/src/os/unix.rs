@@ -127,11 +127,12 @@ pub(super) fn advise_large_pages(map: &memmap2::Mmap) {
     let _ = map;
 }
 
-pub(super) fn advise_large_anonymous_pages(map: &memmap2::MmapMut) {
+/// As [`advise_large_pages`], for a range of memory that no file backs.
+pub(super) fn advise_large_anonymous_pages(map: &memmap2::MmapMut, offset: usize, len: usize) {
     #[cfg(target_os = "linux")]
-    let _ = map.advise(memmap2::Advice::HugePage);
+    let _ = map.advise_range(memmap2::Advice::HugePage, offset, len);
     #[cfg(not(target_os = "linux"))]
-    let _ = map;
+    let _ = (map, offset, len);
 }
 
 pub(super) fn lock(map: &memmap2::Mmap) -> io::Result<()> {

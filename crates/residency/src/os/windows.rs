@@ -89,7 +89,7 @@ pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
 /// Large pages of file views need a privilege that users do not have.
 pub(super) fn advise_large_pages(_map: &memmap2::Mmap) {}
 
-pub(super) fn advise_large_anonymous_pages(_map: &memmap2::MmapMut) {}
+pub(super) fn advise_large_anonymous_pages(_map: &memmap2::MmapMut, _offset: usize, _len: usize) {}
 
 pub(super) fn lock(map: &memmap2::Mmap) -> io::Result<()> {
     // SAFETY: the range is the map's.

@@ -285,7 +285,7 @@ impl StreamedSource {
         first_pieces.push(at);
         let buffer_bytes = buffer_bytes(plan, options);
         let n_buffers = options.n_buffers.max(2);
-        let free = (0..n_buffers).map(|_| Buffer::new(buffer_bytes)).collect::<Result<_, _>>();
+        let free = Buffer::many(n_buffers, buffer_bytes);
         let memory = |e| OpenError::io("(memory for weights)".as_ref(), e);
         let placement = Placement::of_pieces(&pieces, plan, options);
         let state = State {
