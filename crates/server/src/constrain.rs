@@ -25,6 +25,8 @@ pub(crate) enum Grammar {
     Schema(Json),
     /// The whole text matches this expression.
     Regex(String),
+    /// Calls of tools, in llguidance's language (see [`tools`](crate::tools)).
+    Calls(String),
 }
 
 /// Makes constraints for one vocabulary.
@@ -88,6 +90,9 @@ impl Grammars {
             Grammar::Regex(regex) => {
                 ("the regular expression", regex.len(), TopLevelGrammar::from_regex(regex))
             }
+            Grammar::Calls(calls) => {
+                ("the parameters of the tools", calls.len(), TopLevelGrammar::from_lark(calls.clone()))
+            }
         };
         if len_bytes > MAX_GRAMMAR_BYTES {
             let problem = format!("{what} has {len_bytes} bytes, at most {MAX_GRAMMAR_BYTES} are supported");
@@ -105,12 +110,21 @@ impl Grammars {
     }
 }
 
-/// The grammar of a schema. What the schema itself says of how it is followed does not count: it could ask for leniency.
-fn of_schema(mut schema: Json) -> TopLevelGrammar {
+fn of_schema(schema: Json) -> TopLevelGrammar {
+    TopLevelGrammar::from_json_schema(as_followed(schema))
+}
+
+/// A schema as a rule of llguidance's language.
+pub(crate) fn json_rule(schema: Json) -> String {
+    format!("%json {}", as_followed(schema))
+}
+
+/// What a schema itself says of how it is followed does not count: it could ask for leniency.
+fn as_followed(mut schema: Json) -> Json {
     if let Some(object) = schema.as_object_mut() {
         object.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": BLANKS }));
     }
-    TopLevelGrammar::from_json_schema(schema)
+    schema
 }
 
 struct Masked {

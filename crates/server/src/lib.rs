@@ -16,6 +16,7 @@
 mod answer;
 mod anthropic;
 mod catalog;
+mod choices;
 mod constrain;
 mod details;
 mod embedding;
@@ -33,6 +34,7 @@ mod registry;
 mod running;
 mod state;
 mod stats;
+mod tools;
 
 use crate::error::ApiError;
 use crate::state::{Shared, State};

@@ -7,6 +7,7 @@ use crate::openai::{Ready, Sampling, fresh_id, text_of};
 use crate::prompt::{self, Conversation, from_json};
 use crate::running::{News, Running};
 use crate::state::Shared;
+use crate::tools::{ToolChoice, Tools};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -43,6 +44,7 @@ struct MessagesRequest {
     stream: Option<bool>,
     stop_sequences: Option<Vec<String>>,
     tools: Option<Vec<ToolIn>>,
+    tool_choice: Option<ToolChoiceIn>,
     thinking: Option<Json>,
     #[serde(flatten)]
     sampling: Sampling,
@@ -61,6 +63,35 @@ struct ToolIn {
     description: String,
     #[serde(default)]
     input_schema: Json,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToolChoiceIn {
+    #[serde(rename = "type")]
+    kind: String,
+    name: Option<String>,
+    #[serde(default)]
+    disable_parallel_tool_use: bool,
+}
+
+fn tools(offered: Option<Vec<ToolIn>>, choice: Option<ToolChoiceIn>) -> ApiResult<Tools> {
+    let tool = |tool: ToolIn| {
+        let ToolIn { name, description, input_schema } = tool;
+        json!({"type": "function", "function": {"name": name, "description": description, "parameters": input_schema}})
+    };
+    let offered = Some(offered.unwrap_or_default().into_iter().map(tool).collect());
+    let Some(ToolChoiceIn { kind, name, disable_parallel_tool_use: one_call }) = choice else {
+        return Ok(Tools::auto(offered));
+    };
+    let choice = match (kind.as_str(), name) {
+        // What may not be called is not shown.
+        ("none", _) => return Ok(Tools::default()),
+        ("auto", _) => ToolChoice::Auto,
+        ("any", _) => ToolChoice::Required,
+        ("tool", Some(name)) => ToolChoice::Named(name),
+        _ => return Err(ApiError::bad("tool_choice has a type: auto, any, none, or tool with its name")),
+    };
+    Ok(Tools { choice, one_call, ..Tools::auto(offered) })
 }
 
 /// A message of blocks becomes one of text and calls, and one for each result of a tool.
@@ -122,11 +153,7 @@ async fn try_messages(state: &Shared, request: Request) -> ApiResult<Response> {
     for message in body.messages {
         messages.extend(into_messages(message)?);
     }
-    let tool = |tool: ToolIn| {
-        let ToolIn { name, description, input_schema } = tool;
-        json!({"type": "function", "function": {"name": name, "description": description, "parameters": input_schema}})
-    };
-    let tools = body.tools.map(|tools| tools.into_iter().map(tool).collect());
+    let tools = tools(body.tools, body.tool_choice)?;
     let thinks = body.thinking.as_ref().and_then(|thinking| thinking.get("type")).and_then(Json::as_str);
     let think = match thinks {
         Some("disabled") => Some(false),

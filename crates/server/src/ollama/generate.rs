@@ -2,7 +2,7 @@
 
 use super::options::{Options, grammar, options};
 use super::{error_json, keep_alive, now, ok, respond};
-use crate::answer::{AnswerParser, Piece};
+use crate::answer::Piece;
 use crate::constrain::Grammar;
 use crate::error::{ApiError, ApiResult};
 use crate::http::{self, Framing, Gone, Writer};
@@ -10,6 +10,7 @@ use crate::prompt::{self, Conversation, Prompt, from_json};
 use crate::registry::{InUse, KeepAlive};
 use crate::running::{Ended, Job, News, Running, Whole, finish_reason};
 use crate::state::{Named, Shared, blocking};
+use crate::tools::Tools;
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::response::Response;
@@ -344,7 +345,7 @@ fn generate_prompt(asked: &Asked, body: GenerateRequest, think: Option<bool>) ->
     let context_len = asked.context_len();
     let as_it_is = |tokens: Vec<TokenId>| -> ApiResult<Prompt> {
         prompt::check_len(&tokens, context_len)?;
-        Ok(Prompt { tokens, parser: AnswerParser::plain(), n_dropped: 0 })
+        Ok(Prompt::of(tokens))
     };
     if let Some(suffix) = body.suffix.as_deref().filter(|suffix| !suffix.is_empty()) {
         return Ok((as_it_is(prompt::infill(model, loaded, &body.prompt, suffix)?)?, false));
@@ -360,7 +361,7 @@ fn generate_prompt(asked: &Asked, body: GenerateRequest, think: Option<bool>) ->
             messages.extend(body.system.as_deref().map(|system| Message::text("system", system)));
         }
         messages.push(Message::text("user", &body.prompt));
-        let conversation = Conversation { messages, tools: None, think, truncate: false };
+        let conversation = Conversation { messages, think, ..Conversation::default() };
         let mut model = model.clone();
         if let Some(template) = body.template {
             let created = model.created.get_or_insert_default();
@@ -400,7 +401,7 @@ async fn try_chat(state: &Shared, request: Request) -> ApiResult<Response> {
     }
     let think = body.common.think()?;
     let truncate = body.truncate != Some(false);
-    let conversation = Conversation { messages, tools: body.tools, think, truncate };
+    let conversation = Conversation { messages, tools: Tools::auto(body.tools), think, truncate };
     let asked = ask(state, &body.model, &body.common, client, progress, true).await?;
     let (asked, prompt) = blocking(move || {
         let prompt = prompt::chat(&asked.model, &asked.loaded, conversation, asked.context_len())?;

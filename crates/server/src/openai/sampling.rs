@@ -1,5 +1,6 @@
 //! What requests set of sampling, and what is common to their dialects: the model, its load, the queue.
 
+use crate::choices::Choices;
 use crate::constrain::Grammar;
 use crate::error::{ApiError, ApiResult};
 use crate::ollama::{MAX_TOP_LOGPROBS, stops};
@@ -116,7 +117,7 @@ impl Ready {
         self.loaded.engine().context_len()
     }
 
-    /// Makes a prompt and puts the request into the queue. Gives the prompt's text too.
+    /// Makes a prompt and puts the request into the queue.
     pub(crate) async fn run(
         self,
         options: GenerateOptions,
@@ -124,17 +125,44 @@ impl Ready {
         prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
     ) -> ApiResult<Running> {
         blocking(move || {
-            let Prompt { tokens, parser, .. } = prompt(&self)?;
-            let constraint = match &grammar {
-                Some(grammar) => Some(self.loaded.grammars()?.constraint(grammar)?),
-                None => None,
-            };
-            let room = (self.context_len() + 1).saturating_sub(tokens.len());
-            let options = GenerateOptions { max_tokens: options.max_tokens.min(room), ..options };
-            let Ready { state, loaded, client, started, load, .. } = self;
-            let work = Work::Generate { options, constraint };
-            Running::start(&state, loaded, Job { prompt: tokens, work, client, parser, started, load })
+            let job = self.job(options, grammar.as_ref(), prompt(&self)?)?;
+            Running::start(&self.state, self.loaded, job)
         })
         .await
+    }
+
+    /// The same for `n` answers; with a seed, each has the seed after the one before.
+    pub(crate) async fn run_choices(
+        self,
+        options: GenerateOptions,
+        grammar: Option<Grammar>,
+        n: usize,
+        prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
+    ) -> ApiResult<Choices> {
+        blocking(move || {
+            let prompt = prompt(&self)?;
+            let job = |i: usize| {
+                let mut options = options.clone();
+                options.sampler.seed = options.sampler.seed.map(|seed| seed.wrapping_add(i as u64));
+                self.job(options, grammar.as_ref(), prompt.clone())
+            };
+            let jobs = (0..n).map(job).collect::<ApiResult<_>>()?;
+            Choices::start(&self.state, self.loaded, jobs)
+        })
+        .await
+    }
+
+    /// What a prompt has to be followed by goes before `grammar`, which is about a text.
+    fn job(&self, options: GenerateOptions, grammar: Option<&Grammar>, prompt: Prompt) -> ApiResult<Job> {
+        let Prompt { tokens, parser, grammar: of_prompt, .. } = prompt;
+        let constraint = match of_prompt.as_ref().or(grammar) {
+            Some(grammar) => Some(self.loaded.grammars()?.constraint(grammar)?),
+            None => None,
+        };
+        let room = (self.context_len() + 1).saturating_sub(tokens.len());
+        let options = GenerateOptions { max_tokens: options.max_tokens.min(room), ..options };
+        let work = Work::Generate { options, constraint };
+        let (client, started, load) = (self.client, self.started, self.load);
+        Ok(Job { prompt: tokens, work, client, parser, started, load })
     }
 }
