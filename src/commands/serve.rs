@@ -4,6 +4,7 @@ use crate::catalog::{self, BUILT_IN};
 use crate::cli::ServeArgs;
 use crate::commands::pull;
 use crate::exit::Usage;
+use crate::fetch::{Doing, Watch};
 use crate::{interrupt, locate};
 use anyhow::{Context, anyhow};
 use rawrz_engine::Cancel;
@@ -163,20 +164,28 @@ impl Catalog for Models {
         all
     }
 
-    fn pull(&self, name: &str, on_progress: &mut dyn FnMut(PullProgress)) -> Result<(), String> {
+    fn pull(&self, name: &str, cancel: &Cancel, on_progress: &dyn Fn(PullProgress)) -> Result<(), String> {
         if self.named.iter().any(|entry| entry.name == name) {
             return Ok(());
         }
         let model = catalog::find(name)
             .ok_or_else(|| format!("'{name}' is no built-in model; those are {}", catalog::names()))?;
-        let tell = |completed| PullProgress {
-            status: format!("pulling {} ({})", model.title, model.licence),
-            total: Some(model.size_bytes),
-            completed: Some(completed),
+        let tell = |doing, completed| {
+            on_progress(PullProgress {
+                status: match doing {
+                    // Clients show it in front of a bar; Ollama writes the beginning of the digest.
+                    Doing::Fetching => format!("pulling {}", &model.sha256[..12]),
+                    Doing::Checking => "verifying sha256 digest".to_owned(),
+                    Doing::Waiting => "waiting for another process that fetches the same".to_owned(),
+                },
+                digest: Some(format!("sha256:{}", model.sha256)),
+                total: Some(model.size_bytes),
+                completed: Some(completed),
+            });
         };
-        on_progress(tell(0));
-        pull::built_in(model).map_err(|error| format!("{error:#}"))?;
-        on_progress(tell(model.size_bytes));
+        on_progress(PullProgress::of_status(format!("{}, licence: {}", model.title, model.licence)));
+        let watch = Watch { cancel: cancel.clone(), tell: Some(&tell) };
+        pull::built_in(model, &watch).map_err(|error| format!("{error:#}"))?;
         Ok(())
     }
 }

@@ -307,7 +307,8 @@ mod tests {
 
     #[test]
     fn one_call_may_be_all_that_is_wanted() {
-        let hermes = "<tool_call>{\"name\": \"a\"}</tool_call>\n<tool_call>{\"name\": \"b\"}</tool_call> End.";
+        let hermes =
+            "<tool_call>{\"name\": \"a\"}</tool_call>\n<tool_call>{\"name\": \"b\"}</tool_call> End.";
         let list = "[{\"name\": \"a\"}, {\"name\": \"b\"}]";
         let parse = |text: &str| {
             let tools = Some(vec!["a".to_owned(), "b".to_owned()]);

@@ -30,6 +30,7 @@ mod openai;
 mod openapi;
 mod page;
 mod prompt;
+mod pulls;
 mod registry;
 mod running;
 mod state;

@@ -95,7 +95,8 @@ pub(crate) fn chat(
     if think == Some(true) && !may_think(model, loaded) {
         return Err(ApiError::bad(format!("{} does not support thinking", model.name)));
     }
-    let json_tools = (!tools.offered.is_empty()).then(|| tools.offered.iter().map(to_json).collect::<Vec<_>>());
+    let json_tools =
+        (!tools.offered.is_empty()).then(|| tools.offered.iter().map(to_json).collect::<Vec<_>>());
     let render = |messages: &[Message]| -> ApiResult<(String, Vec<TokenId>)> {
         let input = ChatInput {
             messages: messages.to_vec(),

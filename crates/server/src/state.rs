@@ -4,6 +4,7 @@ use crate::ServerOptions;
 use crate::catalog::{Catalog, CatalogEntry};
 use crate::error::{ApiError, ApiResult};
 use crate::library::{Created, Library};
+use crate::pulls::Pulls;
 use crate::registry::{InUse, KeepAlive, LoadOptions, Registry};
 use rawrz_engine::{OpenOptions, SchedulerOptions};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ pub(crate) struct State {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) library: Library,
     pub(crate) registry: Registry,
+    pub(crate) pulls: Pulls,
     pub(crate) started: Instant,
     pub(crate) is_ending: AtomicBool,
     /// Set when what is under way has to end.
@@ -58,6 +60,7 @@ impl State {
         State {
             library: Library::new(options.data_folder.clone()),
             registry,
+            pulls: Pulls::default(),
             catalog,
             started: Instant::now(),
             is_ending: AtomicBool::new(false),

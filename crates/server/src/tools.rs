@@ -25,7 +25,7 @@ pub(crate) enum ToolChoice {
     Auto,
     /// It has to call one at least.
     Required,
-    /// It has to call this one.
+    /// It has to call this one, once.
     Named(String),
 }
 
@@ -106,7 +106,9 @@ impl Tools {
         let form = CallForm::of(template, &self.offered).ok_or_else(|| {
             ApiError::bad("tool_choice cannot be followed: it is not known how this model writes calls")
         })?;
-        form.grammar(&wanted, self.one_call, control, thought).map(Some)
+        // Who names a tool wants it called once.
+        let one_call = self.one_call || matches!(self.choice, ToolChoice::Named(_));
+        form.grammar(&wanted, one_call, control, thought).map(Some)
     }
 }
 
@@ -138,13 +140,14 @@ impl CallForm {
         let render = |messages: &[&Message], add_generation_prompt| {
             let messages = messages.iter().copied().cloned().collect();
             let tools = Some(tools.iter().map(crate::prompt::to_json).collect());
-            template.render(&ChatInput { messages, tools, add_generation_prompt, ..ChatInput::default() }).ok()
+            template
+                .render(&ChatInput { messages, tools, add_generation_prompt, ..ChatInput::default() })
+                .ok()
         };
         let prompt = render(&[&asked], true)?;
         let whole = render(&[&asked, &called], false)?;
         // What the prompt has beyond, such as the beginning of a thought, is not repeated in a finished answer.
-        let n_common =
-            whole.char_indices().zip(prompt.chars()).take_while(|((_, a), b)| a == b).last();
+        let n_common = whole.char_indices().zip(prompt.chars()).take_while(|((_, a), b)| a == b).last();
         let said = &whole[n_common.map_or(0, |((at, c), _)| at + c.len_utf8())..];
         let found = CALLS.iter().filter_map(|call| Some((said.find(call.0)?, call))).min();
         let (begin, end, rest) = match found {
@@ -169,7 +172,9 @@ impl CallForm {
             call => (false, call),
         };
         (call.get("name")? == PROBE).then_some(())?;
-        let key = ["arguments", "parameters"].into_iter().find(|key| call.get(*key).is_some_and(Json::is_object))?;
+        let key = ["arguments", "parameters"]
+            .into_iter()
+            .find(|key| call.get(*key).is_some_and(Json::is_object))?;
         let space = rest[..rest.len() - object.len()].to_owned();
         let space_after = if end.is_empty() { String::new() } else { space_after.to_owned() };
         Some(CallForm {
@@ -237,11 +242,12 @@ fn literal(text: &str) -> String {
 /// The schema of a tool's arguments: an object, without members that nobody described.
 fn arguments_schema(name: &str, tool: &Json) -> ApiResult<Json> {
     let bad = || ApiError::bad(format!("the parameters of the tool {name} are no JSON schema of an object"));
-    let mut schema: Map<String, Json> = match tool.get("function").and_then(|function| function.get("parameters")) {
-        None | Some(Json::Null) => Map::from_iter([("properties".to_owned(), json!({}))]),
-        Some(Json::Object(schema)) => schema.clone(),
-        Some(_) => return Err(bad()),
-    };
+    let mut schema: Map<String, Json> =
+        match tool.get("function").and_then(|function| function.get("parameters")) {
+            None | Some(Json::Null) => Map::from_iter([("properties".to_owned(), json!({}))]),
+            Some(Json::Object(schema)) => schema.clone(),
+            Some(_) => return Err(bad()),
+        };
     if schema.get("type").is_some_and(|kind| kind != "object") {
         return Err(bad());
     }
@@ -277,12 +283,18 @@ mod tests {
     fn forms_are_read_from_what_templates_write() {
         let form = |source: &str| CallForm::of(&template(source), &[]);
         let of = |begin: (&'static str, &str), end: (&str, &'static str), is_list, key| {
-            Some(CallForm { begin: (begin.0, begin.1.to_owned()), end: (end.0.to_owned(), end.1), is_list, key })
+            Some(CallForm {
+                begin: (begin.0, begin.1.to_owned()),
+                end: (end.0.to_owned(), end.1),
+                is_list,
+                key,
+            })
         };
         let hermes = of(("<tool_call>", "\n"), ("\n", "</tool_call>"), false, "arguments");
         assert_eq!(form(HERMES), hermes);
         // A thought that is empty in history, and one that the prompt begins.
-        let thinking = HERMES.replace("{% for c", "{% if m.tool_calls %}<think>\n\n</think>\n\n{% endif %}{% for c");
+        let thinking =
+            HERMES.replace("{% for c", "{% if m.tool_calls %}<think>\n\n</think>\n\n{% endif %}{% for c");
         assert_eq!(form(&thinking), hermes);
         assert_eq!(form(&HERMES.replace("<|assistant|>{% endif", "<|assistant|><think>\n{% endif")), hermes);
         assert_eq!(form(LIST), of(("[TOOL_CALLS]", " "), ("", ""), true, "arguments"));
@@ -298,7 +310,10 @@ mod tests {
             &HERMES.replace("\"name\"", "\"tool\""),
             &HERMES.replace("\"arguments\"", "\"input\""),
             &HERMES.replace("</tool_call>", ""),
-            &HERMES.replace("{{ c.function.arguments | tojson }}", "{{ c.function.arguments | tojson | tojson }}"),
+            &HERMES.replace(
+                "{{ c.function.arguments | tojson }}",
+                "{{ c.function.arguments | tojson | tojson }}",
+            ),
             &BARE.replace("{\"name\"", "call: {\"name\""),
             "{% for m in messages %}{{ raise_exception('no') }}{% endfor %}",
         ] {

@@ -6,7 +6,11 @@ use serde_json::{Value as Json, json};
 
 /// What a request says of tools. Those of the Responses API have the function's members beside the type, which is taken
 /// for the same.
-pub(super) fn tools(offered: Option<Vec<Json>>, choice: Option<&Json>, parallel: Option<bool>) -> ApiResult<Tools> {
+pub(super) fn tools(
+    offered: Option<Vec<Json>>,
+    choice: Option<&Json>,
+    parallel: Option<bool>,
+) -> ApiResult<Tools> {
     let offered = offered.unwrap_or_default().into_iter().map(tool).collect::<ApiResult<Vec<_>>>()?;
     let bad = || ApiError::bad("tool_choice is none, auto, required, or a function with its name");
     let choice = match choice {
@@ -52,7 +56,8 @@ mod tests {
     #[test]
     fn both_spellings_mean_the_same() {
         let nested = json!({"type": "function", "function": {"name": "f", "parameters": {}}});
-        let flat = json!({"type": "function", "name": "f", "description": null, "parameters": {}, "strict": true});
+        let flat =
+            json!({"type": "function", "name": "f", "description": null, "parameters": {}, "strict": true});
         for (tool, choice) in [
             (&nested, json!({"type": "function", "function": {"name": "f"}})),
             (&flat, json!({"type": "function", "name": "f"})),
@@ -69,7 +74,13 @@ mod tests {
         assert_eq!(read(json!("required")).unwrap().choice, ToolChoice::Required);
         assert_eq!(read(json!("auto")).unwrap().choice, ToolChoice::Auto);
         assert!(read(json!("none")).unwrap().offered.is_empty());
-        for bad in [json!("any"), json!(1), json!({"type": "function"}), json!({"type": "web", "name": "f"}), json!({})] {
+        for bad in [
+            json!("any"),
+            json!(1),
+            json!({"type": "function"}),
+            json!({"type": "web", "name": "f"}),
+            json!({}),
+        ] {
             assert!(read(bad.clone()).is_err(), "{bad}");
         }
         assert!(tools(Some(vec![json!({"type": "web_search"})]), None, None).is_err());

@@ -3,7 +3,8 @@
 use crate::common::{Running, options, start};
 use rawrz_server::ServerOptions;
 use serde_json::{Value as Json, json};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 fn body(i: usize) -> Json {
@@ -79,6 +80,47 @@ fn clients_that_go_away_leave_nothing_behind() {
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(server.post("/api/generate", &body(0)).status, 200);
+}
+
+#[test]
+fn those_who_pull_the_same_share_it_and_the_last_one_ends_it() {
+    let server = start(options());
+    let wait = |what: &str, is_so: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !is_so() {
+            assert!(started.elapsed() < Duration::from_secs(20), "{what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    let pulling = || server.catalog.pulling.load(Ordering::SeqCst);
+    let pull = |body: &str| {
+        let mut stream = server.connect();
+        let len = body.len();
+        write!(stream, "POST /api/pull HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len}\r\n\r\n{body}")
+            .unwrap();
+        stream
+    };
+    let mut first = BufReader::new(pull("{\"model\": \"slow\"}")).lines().map(Result::unwrap);
+    let line = first.find(|line| line.contains("\"completed\"")).unwrap();
+    let line: Json = serde_json::from_str(&line).unwrap();
+    assert_eq!(
+        (&line["status"], &line["digest"], &line["total"]),
+        (&json!("pulling slow"), &json!("sha256:00"), &json!(10))
+    );
+    let second = pull("{\"model\": \"slow:latest\", \"stream\": false}");
+    let mut third = BufReader::new(pull("{\"model\": \"slow\"}")).lines().map(Result::unwrap);
+    third.find(|line| line.contains("\"completed\"")).unwrap();
+    assert_eq!((pulling(), server.catalog.pulls.load(Ordering::SeqCst)), (1, 1));
+    drop((first, third));
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(pulling(), 1, "one still waits");
+    drop(second);
+    wait("it ends", &|| pulling() == 0);
+    // The next one begins anew.
+    let again = pull("{\"model\": \"slow\"}");
+    wait("it begins", &|| server.catalog.pulls.load(Ordering::SeqCst) == 2);
+    drop(again);
+    wait("it ends again", &|| pulling() == 0);
 }
 
 #[test]
