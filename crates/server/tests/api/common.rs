@@ -82,7 +82,7 @@ pub(crate) fn start(options: ServerOptions) -> Running {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
             let end = async move { drop(ended.await) };
-            Server::new(options, served).run(listener, end).await.unwrap();
+            Server::new(options, served).run(listener, end).await;
         });
     });
     Running { addr: told.recv().unwrap(), end: Some(end), thread: Some(thread), catalog, _folder: folder }
