@@ -1,6 +1,7 @@
 //! Reading requests and writing answers, whatever the dialect.
 
 use crate::error::{ApiError, ApiResult};
+use crate::memory::BodyRoom;
 use crate::state::Shared;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{ConnectInfo, Request};
@@ -19,19 +20,27 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 /// Pieces of an answer that may wait for a slow reader before the answer waits for it.
 const MAX_WAITING_PIECES: usize = 64;
 
-/// The body of a request as JSON, whatever its content type says: clients forget to say it.
-pub(crate) async fn json<T: DeserializeOwned>(state: &Shared, request: Request) -> ApiResult<T> {
-    let bytes = bytes(state, request).await?;
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("the body: {error}")))
+/// The body of a request as JSON, whatever its content type says: clients forget to say it. The room is for what is read
+/// and to be kept as long.
+pub(crate) async fn json<T: DeserializeOwned>(state: &Shared, request: Request) -> ApiResult<(T, BodyRoom)> {
+    let limit = state.memory.max_body_bytes(state.options.max_body_bytes);
+    let room = state.memory.body_room(said_len(&request).unwrap_or(limit).min(limit)).await?;
+    let bytes = bytes(state, request, limit).await?;
+    let room = room.fit(&bytes)?;
+    let read = serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("the body: {error}")));
+    Ok((read?, room))
+}
+
+/// The length of a body, where the request says it.
+fn said_len(request: &Request) -> Option<usize> {
+    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The body of a request.
-pub(crate) async fn bytes(state: &Shared, request: Request) -> ApiResult<Bytes> {
-    let limit = state.options.max_body_bytes;
+pub(crate) async fn bytes(state: &Shared, request: Request, limit: usize) -> ApiResult<Bytes> {
     let too_large =
         || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {limit} bytes"));
-    let said = request.headers().get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
-    if said.is_some_and(|said: usize| said > limit) {
+    if said_len(&request).is_some_and(|said| said > limit) {
         return Err(too_large());
     }
     let reading = tokio::time::timeout(state.options.body_timeout, to_bytes(request.into_body(), limit));

@@ -26,6 +26,7 @@ mod extract;
 mod guard;
 mod http;
 mod library;
+mod memory;
 mod ollama;
 mod openai;
 mod openapi;
@@ -154,7 +155,7 @@ impl Server {
             ended.send_replace(true);
         });
         let limits = connections::Limits {
-            max_connections: state.options.max_connections,
+            max_connections: state.memory.connections(state.options.max_connections),
             head_timeout: state.options.head_timeout,
         };
         let serving = connections::serve(listener, router(&state), limits, has_ended.clone());

@@ -139,7 +139,7 @@ async fn messages(State(state): State<Shared>, request: Request) -> Response {
 
 async fn try_messages(state: &Shared, request: Request) -> ApiResult<Response> {
     let client = http::client(&request);
-    let body: MessagesRequest = http::json(state, request).await?;
+    let (body, _room): (MessagesRequest, _) = http::json(state, request).await?;
     if body.messages.is_empty() {
         return Err(ApiError::bad("messages is empty"));
     }

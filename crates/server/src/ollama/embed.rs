@@ -37,7 +37,7 @@ pub(super) async fn embed(State(state): State<Shared>, request: Request) -> Resp
 async fn try_embed(state: &Shared, request: Request) -> ApiResult<Response> {
     let started = Instant::now();
     let client = http::client(&request);
-    let body: EmbedRequest = http::json(state, request).await?;
+    let (body, _room): (EmbedRequest, _) = http::json(state, request).await?;
     let texts = match body.input {
         Json::String(text) => vec![text],
         Json::Array(texts) => texts
@@ -76,7 +76,7 @@ pub(super) async fn embeddings(State(state): State<Shared>, request: Request) ->
 
 async fn try_embeddings(state: &Shared, request: Request) -> ApiResult<Response> {
     let client = http::client(&request);
-    let body: EmbeddingsRequest = http::json(state, request).await?;
+    let (body, _room): (EmbeddingsRequest, _) = http::json(state, request).await?;
     let texts = if body.prompt.is_empty() { Vec::new() } else { vec![body.prompt.into()] };
     let inputs = Inputs { texts, truncate: true, dimensions: None, num_ctx: None };
     let model = state.named(&body.model)?;

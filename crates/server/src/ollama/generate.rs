@@ -6,6 +6,7 @@ use crate::answer::Piece;
 use crate::constrain::Grammar;
 use crate::error::{ApiError, ApiResult};
 use crate::http::{self, Framing, Gone, Writer};
+use crate::openai::constraints;
 use crate::prompt::{self, Conversation, Prompt, from_json};
 use crate::registry::{InUse, KeepAlive};
 use crate::running::{Ended, Job, News, Running, Whole, finish_reason};
@@ -158,11 +159,9 @@ impl Asked {
     }
 
     /// Puts the request into the queue, with no more tokens than its context holds.
-    fn run(&self, prompt: Prompt) -> ApiResult<Running> {
-        let constraint = match &self.grammar {
-            Some(grammar) => Some(self.loaded.grammars()?.constraint(grammar)?),
-            None => None,
-        };
+    async fn run(&mut self, prompt: Prompt) -> ApiResult<Running> {
+        let mut constraints = constraints(&self.loaded, self.grammar.take(), 1).await?;
+        let constraint = constraints.pop().flatten();
         let mut options = self.options.generate.clone();
         options.max_tokens =
             options.max_tokens.min((self.context_len() + 1).saturating_sub(prompt.tokens.len()));
@@ -176,17 +175,11 @@ impl Asked {
         )
     }
 
-    async fn answer(self, prompt: Prompt, is_stream: bool, with_context: bool) -> ApiResult<Response> {
+    async fn answer(mut self, prompt: Prompt, is_stream: bool, with_context: bool) -> ApiResult<Response> {
         let n_dropped = prompt.n_dropped;
         let context = with_context.then(|| prompt.tokens.clone());
-        let (mut running, form) = blocking(move || {
-            let running = self.run(prompt)?;
-            Ok((
-                running,
-                Form { name: self.model.name, is_chat: self.is_chat, progress: self.options.progress },
-            ))
-        })
-        .await?;
+        let mut running = self.run(prompt).await?;
+        let form = Form { name: self.model.name, is_chat: self.is_chat, progress: self.options.progress };
         let mut response = if is_stream {
             http::stream(Framing::Ndjson, move |writer| async move {
                 let mut has_called = false;
@@ -323,7 +316,7 @@ pub(super) async fn generate(State(state): State<Shared>, request: Request) -> R
 
 async fn try_generate(state: &Shared, request: Request) -> ApiResult<Response> {
     let (client, progress) = (http::client(&request), http::wants_progress(request.headers()));
-    let body: GenerateRequest = http::json(state, request).await?;
+    let (body, _room): (GenerateRequest, _) = http::json(state, request).await?;
     let is_stream = body.common.stream != Some(false);
     if body.prompt.is_empty() && body.suffix.is_none() {
         return load_or_unload(state, &body.model, &body.common, false).await;
@@ -388,7 +381,7 @@ pub(super) async fn chat(State(state): State<Shared>, request: Request) -> Respo
 
 async fn try_chat(state: &Shared, request: Request) -> ApiResult<Response> {
     let (client, progress) = (http::client(&request), http::wants_progress(request.headers()));
-    let body: ChatRequest = http::json(state, request).await?;
+    let (body, _room): (ChatRequest, _) = http::json(state, request).await?;
     if body.messages.is_empty() {
         return load_or_unload(state, &body.model, &body.common, true).await;
     }

@@ -46,7 +46,7 @@ pub(super) async fn create(State(state): State<Shared>, request: Request) -> Res
 }
 
 async fn try_create(state: &Shared, request: Request) -> ApiResult<Response> {
-    let body: CreateRequest = http::json(state, request).await?;
+    let (body, _room): (CreateRequest, _) = http::json(state, request).await?;
     let is_stream = body.stream != Some(false);
     let made = {
         let state = state.clone();
@@ -128,7 +128,7 @@ struct CopyRequest {
 
 pub(super) async fn copy(State(state): State<Shared>, request: Request) -> Response {
     let copy = async {
-        let body: CopyRequest = http::json(&state, request).await?;
+        let (body, _room): (CopyRequest, _) = http::json(&state, request).await?;
         let state = state.clone();
         blocking(move || {
             let from =
@@ -158,7 +158,7 @@ impl NameRequest {
 
 pub(super) async fn delete(State(state): State<Shared>, request: Request) -> Response {
     let delete = async {
-        let body: NameRequest = http::json(&state, request).await?;
+        let (body, _room): (NameRequest, _) = http::json(&state, request).await?;
         let state = state.clone();
         blocking(move || {
             let name = tagged(body.name());
@@ -182,7 +182,7 @@ pub(super) async fn pull(State(state): State<Shared>, request: Request) -> Respo
 }
 
 async fn try_pull(state: &Shared, request: Request) -> ApiResult<Response> {
-    let body: NameRequest = http::json(state, request).await?;
+    let (body, _room): (NameRequest, _) = http::json(state, request).await?;
     if body.name().is_empty() {
         return Err(ApiError::bad("model is required"));
     }

@@ -116,7 +116,7 @@ pub(super) async fn completions(State(state): State<Shared>, request: Request) -
 
 async fn try_completions(state: &Shared, request: Request) -> ApiResult<Response> {
     let (client, progress) = (http::client(&request), http::wants_progress(request.headers()));
-    let body: ChatRequest = http::json(state, request).await?;
+    let (body, _room): (ChatRequest, _) = http::json(state, request).await?;
     if body.messages.is_empty() {
         return Err(ApiError::bad("messages is empty"));
     }

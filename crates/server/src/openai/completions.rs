@@ -68,7 +68,7 @@ pub(super) async fn completions(State(state): State<Shared>, request: Request) -
 
 async fn try_completions(state: &Shared, request: Request) -> ApiResult<Response> {
     let client = http::client(&request);
-    let body: CompletionRequest = http::json(state, request).await?;
+    let (body, _room): (CompletionRequest, _) = http::json(state, request).await?;
     let n = n_choices(body.n)?;
     if body.best_of.is_some_and(|best_of| best_of != n) {
         return Err(ApiError::bad("best_of other than n is not supported"));

@@ -20,7 +20,7 @@ fn model_json(model: &Named) -> Json {
         "object": "model",
         "created": model.created.as_ref().map_or(of_file, |created| created.modified_unix_s),
         "owned_by": "library",
-        "context_length": details.and_then(|details| details.context_len),
+        "context_length": details.and_then(|details| details.about.context_len),
     })
 }
 
@@ -49,7 +49,7 @@ pub(super) async fn embeddings(State(state): State<Shared>, request: Request) ->
 
 async fn try_embeddings(state: &Shared, request: Request) -> ApiResult<Response> {
     let client = http::client(&request);
-    let body: EmbeddingRequest = http::json(state, request).await?;
+    let (body, _room): (EmbeddingRequest, _) = http::json(state, request).await?;
     let as_base64 = match body.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,

@@ -8,7 +8,7 @@ mod sampling;
 mod tools;
 
 pub(crate) use chat::text_of;
-pub(crate) use sampling::{Ready, Sampling};
+pub(crate) use sampling::{Ready, Sampling, constraints};
 
 use crate::error::{ApiError, ApiResult};
 use crate::http;

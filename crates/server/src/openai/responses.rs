@@ -53,7 +53,7 @@ pub(super) async fn responses(State(state): State<Shared>, request: Request) -> 
 
 async fn try_responses(state: &Shared, request: Request) -> ApiResult<Response> {
     let client = http::client(&request);
-    let body: ResponsesRequest = http::json(state, request).await?;
+    let (body, _room): (ResponsesRequest, _) = http::json(state, request).await?;
     if body.previous_response_id.is_some() {
         return Err(ApiError::bad(
             "previous_response_id: responses are not kept; send the whole conversation",

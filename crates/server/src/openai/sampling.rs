@@ -8,7 +8,7 @@ use crate::prompt::Prompt;
 use crate::registry::InUse;
 use crate::running::{Job, Running};
 use crate::state::{Named, Shared, blocking};
-use rawrz_engine::{GenerateOptions, SamplerOptions, Work};
+use rawrz_engine::{Constraint, GenerateOptions, SamplerOptions, Work};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::time::{Duration, Instant};
@@ -124,11 +124,9 @@ impl Ready {
         grammar: Option<Grammar>,
         prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
     ) -> ApiResult<Running> {
-        blocking(move || {
-            let job = self.job(options, grammar.as_ref(), prompt(&self)?)?;
-            Running::start(&self.state, self.loaded, job)
-        })
-        .await
+        let mut jobs = self.jobs(options, grammar, 1, prompt).await?;
+        let none = || ApiError::internal("nothing was to be done");
+        Running::start(&jobs.state, jobs.loaded, jobs.all.pop().ok_or_else(none)?)
     }
 
     /// The same for `n` answers; with a seed, each has the seed after the one before.
@@ -139,30 +137,64 @@ impl Ready {
         n: usize,
         prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
     ) -> ApiResult<Choices> {
-        blocking(move || {
-            let prompt = prompt(&self)?;
-            let job = |i: usize| {
-                let mut options = options.clone();
-                options.sampler.seed = options.sampler.seed.map(|seed| seed.wrapping_add(i as u64));
-                self.job(options, grammar.as_ref(), prompt.clone())
-            };
-            let jobs = (0..n).map(job).collect::<ApiResult<_>>()?;
-            Choices::start(&self.state, self.loaded, jobs)
-        })
-        .await
+        let Jobs { state, loaded, all } = self.jobs(options, grammar, n, prompt).await?;
+        Choices::start(&state, loaded, all)
     }
 
-    /// What a prompt has to be followed by goes before `grammar`, which is about a text.
-    fn job(&self, options: GenerateOptions, grammar: Option<&Grammar>, prompt: Prompt) -> ApiResult<Job> {
-        let Prompt { tokens, parser, grammar: of_prompt, .. } = prompt;
-        let constraint = match of_prompt.as_ref().or(grammar) {
-            Some(grammar) => Some(self.loaded.grammars()?.constraint(grammar)?),
-            None => None,
+    async fn jobs(
+        self,
+        options: GenerateOptions,
+        grammar: Option<Grammar>,
+        n: usize,
+        prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
+    ) -> ApiResult<Jobs> {
+        let (ready, mut prompt) = blocking(move || {
+            let prompt = prompt(&self)?;
+            Ok((self, prompt))
+        })
+        .await?;
+        // What a prompt has to be followed by goes before `grammar`, which is about a text.
+        let grammar = prompt.grammar.take().or(grammar);
+        let constraints = constraints(&ready.loaded, grammar, n).await?;
+        let room = (ready.context_len() + 1).saturating_sub(prompt.tokens.len());
+        let job = |(i, constraint): (usize, Option<Box<dyn Constraint>>)| {
+            let mut options = options.clone();
+            options.max_tokens = options.max_tokens.min(room);
+            options.sampler.seed = options.sampler.seed.map(|seed| seed.wrapping_add(i as u64));
+            let work = Work::Generate { options, constraint };
+            let Prompt { tokens, parser, .. } = prompt.clone();
+            let (client, started, load) = (ready.client, ready.started, ready.load);
+            Job { prompt: tokens, work, client, parser, started, load }
         };
-        let room = (self.context_len() + 1).saturating_sub(tokens.len());
-        let options = GenerateOptions { max_tokens: options.max_tokens.min(room), ..options };
-        let work = Work::Generate { options, constraint };
-        let (client, started, load) = (self.client, self.started, self.load);
-        Ok(Job { prompt: tokens, work, client, parser, started, load })
+        let all = constraints.into_iter().enumerate().map(job).collect();
+        Ok(Jobs { state: ready.state, loaded: ready.loaded, all })
     }
+}
+
+/// What is to be done for the choices of a request.
+struct Jobs {
+    state: Shared,
+    loaded: InUse,
+    all: Vec<Job>,
+}
+
+/// What makes each of `n` texts follow `grammar`, once there is memory for it.
+pub(crate) async fn constraints(
+    loaded: &InUse,
+    grammar: Option<Grammar>,
+    n: usize,
+) -> ApiResult<Vec<Option<Box<dyn Constraint>>>> {
+    let Some(grammar) = grammar else { return Ok((0..n).map(|_| None).collect()) };
+    let mut places = loaded.grammar_places(n).await?;
+    let loaded = loaded.clone();
+    blocking(move || {
+        let grammars = loaded.grammars()?;
+        let constraint = |_| {
+            let place =
+                places.split(1).ok_or_else(|| ApiError::internal("there are more texts than places"))?;
+            grammars.constraint(&grammar, place).map(Some)
+        };
+        (0..n).map(constraint).collect()
+    })
+    .await
 }

@@ -160,7 +160,11 @@ fn a_budget_for_one_model_unloads_the_other() {
         })
         .collect();
     assert_eq!(needed.len(), 2);
-    let budget = needed.iter().max().unwrap() + (4 << 20);
+    // The server's part is the least there is in both.
+    let of_server: u64 =
+        all["memory"].as_array().unwrap().iter().map(|entry| entry["bytes"].as_u64().unwrap()).sum();
+    let budget = needed.iter().max().unwrap() + (24 << 20) + (4 << 20);
+    assert!(of_server > 24 << 20);
     let small = start(ServerOptions { memory_bytes: Some(budget), ..options() });
     for model in ["tiny", "other", "tiny"] {
         let answer = small
