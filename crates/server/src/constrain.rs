@@ -66,6 +66,9 @@ impl GrammarPlan {
     }
 }
 
+/// The same within a call, which models write in one line.
+const BLANK: &str = r"\x20";
+
 /// What the text of a request must be.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Grammar {
@@ -177,18 +180,18 @@ impl Grammars {
 }
 
 fn of_schema(schema: Json) -> TopLevelGrammar {
-    TopLevelGrammar::from_json_schema(as_followed(schema))
+    TopLevelGrammar::from_json_schema(as_followed(schema, BLANKS))
 }
 
-/// A schema as a rule of llguidance's language.
+/// The schema of a call's arguments as a rule of llguidance's language.
 pub(crate) fn json_rule(schema: Json) -> String {
-    format!("%json {}", as_followed(schema))
+    format!("%json {}", as_followed(schema, BLANK))
 }
 
 /// What a schema itself says of how it is followed does not count: it could ask for leniency.
-fn as_followed(mut schema: Json) -> Json {
+fn as_followed(mut schema: Json, blanks: &str) -> Json {
     if let Some(object) = schema.as_object_mut() {
-        object.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": BLANKS }));
+        object.insert("x-guidance".to_owned(), json!({ "whitespace_pattern": blanks }));
     }
     schema
 }

@@ -99,7 +99,8 @@ impl ServerMemory {
         let n = units(len as u64 * BODY_COPIES);
         let waiting = tokio::time::timeout(MAX_WAIT, Arc::clone(&self.bodies).acquire_many_owned(n)).await;
         let busy = || ApiError::busy("the bodies of other requests take the memory there is for them");
-        Ok(BodyRoom { permit: waiting.map_err(|_| busy())?.map_err(|_| busy())? })
+        let permit = waiting.map_err(|_| busy())?.map_err(|_| busy())?;
+        Ok(BodyRoom { permit, total: (self.bodies_bytes / UNIT) as usize })
     }
 }
 
@@ -110,6 +111,8 @@ fn units(bytes: u64) -> u32 {
 /// Memory that a body may take. Given back when dropped.
 pub(crate) struct BodyRoom {
     permit: OwnedSemaphorePermit,
+    /// Permits there are.
+    total: usize,
 }
 
 impl BodyRoom {
@@ -121,14 +124,16 @@ impl BodyRoom {
         if needed < has {
             drop(self.permit.split(has - needed));
         } else if needed > has {
+            let problem = format!("the body has {values} values of JSON");
+            if needed > self.total {
+                let problem = format!("{problem}, more than there is memory for");
+                return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, problem));
+            }
             // Nobody waits here, since those who wait hold what others wait for.
             let more = u32::try_from(needed - has).unwrap_or(u32::MAX);
             let semaphore = Arc::clone(self.permit.semaphore());
-            let more = semaphore.try_acquire_many_owned(more).map_err(|_| {
-                let problem =
-                    format!("the body has {values} values of JSON, for which there is no memory now");
-                ApiError { retry_after: Some(1), ..ApiError::new(StatusCode::SERVICE_UNAVAILABLE, problem) }
-            })?;
+            let busy = |_| ApiError::busy(format!("{problem}, for which there is no memory now"));
+            let more = semaphore.try_acquire_many_owned(more).map_err(busy)?;
             self.permit.merge(more);
         }
         Ok(self)
@@ -201,8 +206,13 @@ mod tests {
         assert!(memory.bodies.available_permits() > free - 4);
         let room = room.fit("[1,2,3]".repeat(100).as_bytes()).unwrap();
         assert!(memory.bodies.available_permits() < free - 100);
-        let many = ",".repeat(20_000);
+        let others = memory.body_room(most / 2).await.unwrap();
+        let many = ",".repeat(10_000);
         assert_eq!(room.fit(many.as_bytes()).err().unwrap().retry_after, Some(1));
+        drop(others);
+        let room = memory.body_room(10_000).await.unwrap();
+        let too_many = room.fit(many.repeat(2).as_bytes()).err().unwrap();
+        assert_eq!(too_many.status, StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(memory.bodies.available_permits(), free, "all is given back");
     }
 }

@@ -144,17 +144,18 @@ impl CallForm {
                 .render(&ChatInput { messages, tools, add_generation_prompt, ..ChatInput::default() })
                 .ok()
         };
-        let prompt = render(&[&asked], true)?;
         let whole = render(&[&asked, &called], false)?;
-        // What the prompt has beyond, such as the beginning of a thought, is not repeated in a finished answer.
-        let n_common = whole.char_indices().zip(prompt.chars()).take_while(|((_, a), b)| a == b).last();
-        let said = &whole[n_common.map_or(0, |((at, c), _)| at + c.len_utf8())..];
-        let found = CALLS.iter().filter_map(|call| Some((said.find(call.0)?, call))).min();
-        let (begin, end, rest) = match found {
-            Some((at, (begin, end))) => (*begin, *end, &said[at + begin.len()..]),
-            None => ("", "", said.split_once("</think>").map_or(said, |(_, rest)| rest)),
+        let before = &whole[..whole.find(PROBE)?];
+        let at = before.rfind('{')?;
+        let at = if before[..at].ends_with('[') { at - 1 } else { at };
+        let (before, object) = (before[..at].trim_end(), &whole[at..]);
+        let space = whole[before.len()..at].to_owned();
+        let (begin, end) = match CALLS.iter().find(|(begin, _)| before.ends_with(begin)) {
+            Some(marks) => *marks,
+            // The object begins the answer, if not an empty thought does.
+            None if before.ends_with("</think>") || render(&[&asked], true)?.starts_with(before) => ("", ""),
+            None => return None,
         };
-        let object = rest.trim_start();
         let mut values = serde_json::Deserializer::from_str(object).into_iter::<Json>();
         let value = values.next()?.ok()?;
         let after = &object[values.byte_offset()..];
@@ -175,7 +176,6 @@ impl CallForm {
         let key = ["arguments", "parameters"]
             .into_iter()
             .find(|key| call.get(*key).is_some_and(Json::is_object))?;
-        let space = rest[..rest.len() - object.len()].to_owned();
         let space_after = if end.is_empty() { String::new() } else { space_after.to_owned() };
         Some(CallForm {
             begin: (begin, if begin.is_empty() { String::new() } else { space }),

@@ -29,8 +29,9 @@ fn malformed_bodies_are_told_in_each_dialect() {
             assert!(answer.json().get("error").is_some(), "{path}: {answer:?}");
         }
     }
-    let deep = format!("{{\"model\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    assert_eq!(server.ask("POST", "/api/chat", &deep).status, 400);
+    let deep = |n: usize| format!("{{\"model\": {}1{}}}", "[".repeat(n), "]".repeat(n));
+    assert_eq!(server.ask("POST", "/api/chat", &deep(20_000)).status, 400);
+    assert_eq!(server.ask("POST", "/api/chat", &deep(200_000)).status, 413, "more values than memory");
     assert_eq!(server.get("/api/version").status, 200, "alive");
 }
 
