@@ -14,7 +14,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 /// Most answers to one prompt.
-const MAX_CHOICES: usize = 16;
+pub(crate) const MAX_CHOICES: usize = 16;
 
 /// `n` of a request: how many answers it wants.
 pub(crate) fn n_choices(n: Option<usize>) -> ApiResult<usize> {

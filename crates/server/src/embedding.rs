@@ -11,7 +11,7 @@ use rawrz_text::TokenId;
 use std::time::{Duration, Instant};
 
 /// Most texts of a request.
-const MAX_TEXTS: usize = 2048;
+pub(crate) const MAX_TEXTS: usize = 2048;
 
 /// A text, or the tokens of one.
 pub(crate) enum Input {

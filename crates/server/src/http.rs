@@ -4,7 +4,8 @@ use crate::error::{ApiError, ApiResult};
 use crate::memory::BodyRoom;
 use crate::state::Shared;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{ConnectInfo, Path, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures_core::Stream;
@@ -29,6 +30,15 @@ pub(crate) async fn json<T: DeserializeOwned>(state: &Shared, request: Request) 
     let room = room.fit(&bytes)?;
     let read = serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("the body: {error}")));
     Ok((read?, room))
+}
+
+/// The part of a path that is a name, percent-decoded.
+pub(crate) type NameInPath = Result<Path<String>, PathRejection>;
+
+/// # Errors
+/// When what is decoded is not UTF-8.
+pub(crate) fn name_in_path(name: NameInPath) -> ApiResult<String> {
+    name.map(|Path(name)| name).map_err(|_| ApiError::bad("the path is not UTF-8"))
 }
 
 /// The length of a body, where the request says it.

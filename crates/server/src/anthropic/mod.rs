@@ -3,6 +3,7 @@
 use crate::answer::Piece;
 use crate::error::{ApiError, ApiResult};
 use crate::http::{self, Framing, Gone, Writer};
+use crate::ollama::MAX_STOPS;
 use crate::openai::{Ready, Sampling, fresh_id, text_of};
 use crate::prompt::{self, Conversation, from_json};
 use crate::running::{News, Running};
@@ -147,7 +148,11 @@ async fn try_messages(state: &Shared, request: Request) -> ApiResult<Response> {
     if body.sampling.max_tokens.is_none() {
         return Err(ApiError::bad("max_tokens is required"));
     }
-    options.stop = body.stop_sequences.unwrap_or_default();
+    let stops = body.stop_sequences.unwrap_or_default();
+    if stops.len() > MAX_STOPS {
+        return Err(ApiError::bad(format!("stop_sequences has at most {MAX_STOPS} texts")));
+    }
+    options.stop = stops;
     let mut messages = Vec::new();
     messages.extend(text_of(&body.system)?.map(|text| Message::text("system", &text)));
     for message in body.messages {

@@ -3,12 +3,12 @@
 use super::{error_json, ok, options, respond};
 use crate::catalog::PullProgress;
 use crate::error::{ApiError, ApiResult};
-use crate::http::{self, Framing};
+use crate::http::{self, Framing, NameInPath};
 use crate::library::{Created, cannot, hex};
 use crate::pulls::PullState;
 use crate::state::{Shared, blocking, tagged};
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use rawrz_text::ChatTemplate;
@@ -200,9 +200,13 @@ async fn try_pull(state: &Shared, request: Request) -> ApiResult<Response> {
     Ok(http::stream(Framing::Ndjson, move |writer| async move {
         // The fetch goes on as long as somebody holds it.
         let _pull = pull;
+        let first = json!({"status": "pulling manifest"});
+        if writer.json(&first).await.is_err() {
+            return;
+        }
         while states.changed().await.is_ok() {
             let (line, has_ended) = match states.borrow_and_update().clone() {
-                PullState::Begun => (json!({"status": "pulling manifest"}), false),
+                PullState::Begun => continue,
                 PullState::Told(told) => (progress_json(told), false),
                 PullState::Ended(Ok(())) => (json!({"status": "success"}), true),
                 PullState::Ended(Err(problem)) => (error_json(&ApiError::bad(problem)), true),
@@ -232,9 +236,10 @@ pub(super) async fn push() -> Response {
     respond(Err(ApiError::bad("there is no registry to push to: models stay on this machine")))
 }
 
-pub(super) async fn has_blob(State(state): State<Shared>, Path(digest): Path<String>) -> Response {
+pub(super) async fn has_blob(State(state): State<Shared>, digest: NameInPath) -> Response {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = match state.library.blob(&digest) {
+    let path = http::name_in_path(digest).and_then(|digest| state.library.blob(&digest));
+    *response.status_mut() = match path {
         Ok(path) if path.is_file() => StatusCode::OK,
         Ok(_) => StatusCode::NOT_FOUND,
         Err(error) => error.status,
@@ -242,12 +247,9 @@ pub(super) async fn has_blob(State(state): State<Shared>, Path(digest): Path<Str
     response
 }
 
-pub(super) async fn put_blob(
-    State(state): State<Shared>,
-    Path(digest): Path<String>,
-    request: Request,
-) -> Response {
-    respond(try_put_blob(&state, &digest, request.into_body()).await)
+pub(super) async fn put_blob(State(state): State<Shared>, digest: NameInPath, request: Request) -> Response {
+    let put = async { try_put_blob(&state, &http::name_in_path(digest)?, request.into_body()).await };
+    respond(put.await)
 }
 
 /// Writes a body beside its place, and puts it there when its digest is right.

@@ -4,9 +4,9 @@ use super::{ok, respond, usage};
 use crate::details::Details;
 use crate::embedding::{Input, Inputs, embed};
 use crate::error::{ApiError, ApiResult};
-use crate::http;
+use crate::http::{self, NameInPath};
 use crate::state::{Named, Shared, blocking};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use rawrz_text::TokenId;
 use serde::Deserialize;
@@ -29,9 +29,12 @@ pub(super) async fn models(State(state): State<Shared>) -> Response {
     respond(listed.and_then(|models| ok(&json!({"object": "list", "data": models}))))
 }
 
-pub(super) async fn model(State(state): State<Shared>, Path(id): Path<String>) -> Response {
-    let found = blocking(move || Ok(model_json(&state.named(&id)?))).await;
-    respond(found.and_then(|model| ok(&model)))
+pub(super) async fn model(State(state): State<Shared>, id: NameInPath) -> Response {
+    let find = async {
+        let id = http::name_in_path(id)?;
+        ok(&blocking(move || Ok(model_json(&state.named(&id)?))).await?)
+    };
+    respond(find.await)
 }
 
 #[derive(Debug, Default, Deserialize)]

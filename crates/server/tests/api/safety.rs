@@ -146,6 +146,10 @@ fn names_never_become_paths() {
         assert_eq!(server.ask("POST", path, "x").status, 400, "{path}");
     }
     assert_eq!(server.get("/../../etc/passwd").status, 404);
+    for (method, path) in [("GET", "/v1/models/%ff"), ("POST", "/api/blobs/%ff"), ("GET", "/page/%ff")] {
+        let answer = server.ask(method, path, "");
+        assert!([400, 404].contains(&answer.status) && answer.json().get("error").is_some(), "{answer:?}");
+    }
 }
 
 #[test]
