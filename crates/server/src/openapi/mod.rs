@@ -197,7 +197,7 @@ impl Endpoint {
                 ("200", json!({"application/json": object(members), "application/x-ndjson": text()}))
             }
             Gives::Events(members) => {
-                ("200", json!({"application/json": object(members), "text/event-stream": text()}))
+                ("200", json!({"application/json": object(members), "text/event-stream": {}}))
             }
             Gives::Text(kinds) => ("200", kinds.iter().map(|kind| ((*kind).to_owned(), text())).collect()),
             Gives::Status(status) => (status, Json::Null),
