@@ -113,7 +113,7 @@ fn an_answer_is_that_of_run_however_many_ask() {
 
 #[test]
 fn a_streamed_model_reads_its_weights_once_for_all() {
-    let server = serve(&["smollm2", "--memory", "170MiB", "--ctx", "4096", "--threads", "2"]);
+    let server = serve(&["smollm2", "--memory", "240MiB", "--ctx", "4096", "--threads", "2"]);
     let expected = run_text(&[]);
     let stats = || {
         let answer = server.ask("GET /api/rawrz/stats", "", b"");

@@ -9,6 +9,7 @@ use axum::extract::{ConnectInfo, Path, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures_core::Stream;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use std::convert::Infallible;
@@ -86,6 +87,27 @@ pub(crate) fn wants_progress(headers: &HeaderMap) -> bool {
 /// A JSON answer.
 pub(crate) fn answer(status: StatusCode, value: &Json) -> Response {
     body(status, "application/json", Body::from(value.to_string()))
+}
+
+/// A JSON answer that is written from what it is made of, and holds its room until it is sent.
+pub(crate) fn held(value: &impl Serialize, room: BodyRoom) -> ApiResult<Response> {
+    let text = serde_json::to_vec(value).map_err(|error| ApiError::internal(error.to_string()))?;
+    let held = Held { text: Some(text.into()), _room: room };
+    Ok(body(StatusCode::OK, "application/json", Body::from_stream(held)))
+}
+
+/// A body in one piece, with the memory that it takes.
+struct Held {
+    text: Option<Bytes>,
+    _room: BodyRoom,
+}
+
+impl Stream for Held {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.text.take().map(Ok))
+    }
 }
 
 pub(crate) fn body(status: StatusCode, content_type: &'static str, body: Body) -> Response {

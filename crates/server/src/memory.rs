@@ -7,6 +7,7 @@ use crate::connections::BUFFER_BYTES;
 use crate::error::{ApiError, ApiResult};
 use axum::http::StatusCode;
 use rawrz_documents::Limits;
+use rawrz_engine::Size;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -21,6 +22,12 @@ const BODY_COPIES: u64 = 4;
 
 /// A value of JSON: 72 bytes in a list that has grown to twice what it holds, or an object with its table.
 const JSON_VALUE_BYTES: u64 = 512;
+
+/// A number of a vector, and its text in an answer.
+const NUMBER_BYTES: u64 = 4 + 16;
+
+/// A log-probability in an answer that is put together: token, number and bytes as JSON, and their text.
+const LOGPROB_BYTES: u64 = 1 << 10;
 
 /// How long a request waits for others to give their memory back.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -60,7 +67,7 @@ impl ServerMemory {
     pub(crate) fn lines(&self) -> [(&'static str, u64); 3] {
         [
             ("connections", self.connections_bytes),
-            ("bodies of requests", self.bodies_bytes),
+            ("requests and answers", self.bodies_bytes),
             ("documents", self.documents_bytes),
         ]
     }
@@ -96,9 +103,31 @@ impl ServerMemory {
 
     /// Room for a body of up to `len` bytes; waits for others to give theirs back.
     pub(crate) async fn body_room(&self, len: usize) -> ApiResult<BodyRoom> {
-        let n = units(len as u64 * BODY_COPIES);
+        self.room(units(len as u64 * BODY_COPIES)).await
+    }
+
+    /// Room for an answer that is told whole and has `n` numbers of a vector, to be kept until it is written.
+    pub(crate) async fn vectors_room(&self, n: usize) -> ApiResult<BodyRoom> {
+        self.answer_room((n as u64).saturating_mul(NUMBER_BYTES), "send fewer texts").await
+    }
+
+    /// The same with up to `n` log-probabilities.
+    pub(crate) async fn logprobs_room(&self, n: usize) -> ApiResult<BodyRoom> {
+        let bytes = (n as u64).saturating_mul(LOGPROB_BYTES);
+        self.answer_room(bytes, "ask for fewer tokens or log-probabilities, or for a stream").await
+    }
+
+    async fn answer_room(&self, bytes: u64, instead: &str) -> ApiResult<BodyRoom> {
+        if bytes > self.bodies_bytes {
+            let most = Size(self.bodies_bytes);
+            return Err(ApiError::bad(format!("the answer may take more than {most} of memory; {instead}")));
+        }
+        self.room(units(bytes)).await
+    }
+
+    async fn room(&self, n: u32) -> ApiResult<BodyRoom> {
         let waiting = tokio::time::timeout(MAX_WAIT, Arc::clone(&self.bodies).acquire_many_owned(n)).await;
-        let busy = || ApiError::busy("the bodies of other requests take the memory there is for them");
+        let busy = || ApiError::busy("other requests and answers take the memory there is for them");
         let permit = waiting.map_err(|_| busy())?.map_err(|_| busy())?;
         Ok(BodyRoom { permit, total: (self.bodies_bytes / UNIT) as usize })
     }
@@ -214,5 +243,8 @@ mod tests {
         let too_many = room.fit(many.repeat(2).as_bytes()).err().unwrap();
         assert_eq!(too_many.status, StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(memory.bodies.available_permits(), free, "all is given back");
+        assert!(memory.vectors_room(100 * 4096).await.is_ok() && memory.logprobs_room(4096).await.is_ok());
+        assert_eq!(memory.vectors_room(2048 * 4096).await.err().unwrap().status, StatusCode::BAD_REQUEST);
+        assert_eq!(memory.logprobs_room(usize::MAX).await.err().unwrap().status, StatusCode::BAD_REQUEST);
     }
 }

@@ -7,7 +7,7 @@ use crate::http;
 use crate::state::Shared;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json, json};
 use std::time::Instant;
 
@@ -28,6 +28,15 @@ struct EmbeddingsRequest {
     model: String,
     prompt: String,
     keep_alive: Option<Json>,
+}
+
+#[derive(Serialize)]
+struct EmbedAnswer {
+    model: String,
+    embeddings: Vec<Vec<f32>>,
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: usize,
 }
 
 pub(super) async fn embed(State(state): State<Shared>, request: Request) -> Response {
@@ -61,13 +70,14 @@ async fn try_embed(state: &Shared, request: Request) -> ApiResult<Response> {
     let model = state.named(&body.model)?;
     let keep_alive = keep_alive(body.keep_alive.as_ref())?;
     let embedded = run(state, &model, inputs, keep_alive, client).await?;
-    ok(&json!({
-        "model": model.name,
-        "embeddings": embedded.vectors,
-        "total_duration": started.elapsed().as_nanos() as u64,
-        "load_duration": embedded.load.as_nanos() as u64,
-        "prompt_eval_count": embedded.n_tokens,
-    }))
+    let answer = EmbedAnswer {
+        model: model.name,
+        embeddings: embedded.vectors,
+        total_duration: started.elapsed().as_nanos() as u64,
+        load_duration: embedded.load.as_nanos() as u64,
+        prompt_eval_count: embedded.n_tokens,
+    };
+    http::held(&answer, embedded.room)
 }
 
 pub(super) async fn embeddings(State(state): State<Shared>, request: Request) -> Response {

@@ -6,7 +6,7 @@ use crate::answer::Piece;
 use crate::constrain::Grammar;
 use crate::error::{ApiError, ApiResult};
 use crate::http::{self, Framing, Gone, Writer};
-use crate::openai::constraints;
+use crate::openai::{constraints, n_logprobs};
 use crate::prompt::{self, Conversation, Prompt, from_json};
 use crate::registry::{InUse, KeepAlive};
 use crate::running::{Ended, Job, News, Running, Whole, finish_reason};
@@ -178,6 +178,8 @@ impl Asked {
     async fn answer(mut self, prompt: Prompt, is_stream: bool, with_context: bool) -> ApiResult<Response> {
         let n_dropped = prompt.n_dropped;
         let context = with_context.then(|| prompt.tokens.clone());
+        let n_logprobs = if is_stream { 0 } else { n_logprobs(&self.options.generate, self.context_len()) };
+        let _answer_room = self.state.memory.logprobs_room(n_logprobs).await?;
         let mut running = self.run(prompt).await?;
         let form = Form { name: self.model.name, is_chat: self.is_chat, progress: self.options.progress };
         let mut response = if is_stream {

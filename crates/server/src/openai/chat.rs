@@ -136,6 +136,10 @@ async fn try_completions(state: &Shared, request: Request) -> ApiResult<Response
     let form = Form { id: fresh_id("chatcmpl-"), created: now(), model: body.model };
     let make =
         move |ready: &Ready| prompt::chat(&ready.model, &ready.loaded, conversation, ready.context_len());
+    let _answer_room = match body.stream {
+        Some(true) => None,
+        _ => Some(ready.logprobs_room(&options, n).await?),
+    };
     let choices = ready.run_choices(options, grammar, n, make).await?;
     if body.stream == Some(true) {
         let include_usage = body.stream_options.is_some_and(|options| options.include_usage);

@@ -104,6 +104,10 @@ async fn try_completions(state: &Shared, request: Request) -> ApiResult<Response
         prompt::check_len(&tokens, ready.context_len())?;
         Ok(Prompt::of(tokens))
     };
+    let _answer_room = match body.stream {
+        Some(true) => None,
+        _ => Some(ready.logprobs_room(&options, n).await?),
+    };
     let choices = ready.run_choices(options, grammar, n, make).await?;
     let form = Form { id: fresh_id("cmpl-"), created: now(), model: body.model };
     if body.stream == Some(true) {

@@ -9,7 +9,7 @@ use crate::state::{Named, Shared, blocking};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use rawrz_text::TokenId;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 fn model_json(model: &Named) -> Json {
@@ -65,15 +65,39 @@ async fn try_embeddings(state: &Shared, request: Request) -> ApiResult<Response>
     let inputs = Inputs { texts, truncate: false, dimensions: body.dimensions, num_ctx: None };
     let model = state.named(&body.model)?;
     let embedded = embed(state, &model, inputs, None, client).await?;
-    let data = embedded.vectors.iter().enumerate().map(|(index, vector)| {
-        let vector = if as_base64 { json!(base64(vector)) } else { json!(vector) };
-        json!({"object": "embedding", "index": index, "embedding": vector})
-    });
+    let datum = |(index, vector): (usize, Vec<f32>)| Datum {
+        object: "embedding",
+        index,
+        embedding: if as_base64 { Vector::Base64(base64(&vector)) } else { Vector::Floats(vector) },
+    };
+    let data = embedded.vectors.into_iter().enumerate().map(datum).collect();
     let mut usage = usage(embedded.n_tokens, 0, 0);
     if let Some(usage) = usage.as_object_mut() {
         usage.retain(|key, _| key == "prompt_tokens" || key == "total_tokens");
     }
-    ok(&json!({"object": "list", "data": data.collect::<Vec<_>>(), "model": body.model, "usage": usage}))
+    http::held(&Embeddings { object: "list", data, model: body.model, usage }, embedded.room)
+}
+
+#[derive(Serialize)]
+struct Embeddings {
+    object: &'static str,
+    data: Vec<Datum>,
+    model: String,
+    usage: Json,
+}
+
+#[derive(Serialize)]
+struct Datum {
+    object: &'static str,
+    index: usize,
+    embedding: Vector,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Vector {
+    Floats(Vec<f32>),
+    Base64(String),
 }
 
 /// A text, a list of texts, a list of tokens, or a list of such lists.

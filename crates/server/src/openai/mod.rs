@@ -8,7 +8,7 @@ mod sampling;
 mod tools;
 
 pub(crate) use chat::text_of;
-pub(crate) use sampling::{Ready, Sampling, constraints};
+pub(crate) use sampling::{Ready, Sampling, constraints, n_logprobs};
 
 use crate::error::{ApiError, ApiResult};
 use crate::http;

@@ -3,6 +3,7 @@
 use crate::choices::Choices;
 use crate::constrain::Grammar;
 use crate::error::{ApiError, ApiResult};
+use crate::memory::BodyRoom;
 use crate::ollama::{MAX_TOP_LOGPROBS, stops};
 use crate::prompt::Prompt;
 use crate::registry::InUse;
@@ -117,6 +118,12 @@ impl Ready {
         self.loaded.engine().context_len()
     }
 
+    /// Room for the log-probabilities of `n` answers that are told whole.
+    pub(crate) async fn logprobs_room(&self, options: &GenerateOptions, n: usize) -> ApiResult<BodyRoom> {
+        let most = n_logprobs(options, self.context_len());
+        self.state.memory.logprobs_room(most.saturating_mul(n)).await
+    }
+
     /// Makes a prompt and puts the request into the queue.
     pub(crate) async fn run(
         self,
@@ -169,6 +176,11 @@ impl Ready {
         let all = constraints.into_iter().enumerate().map(job).collect();
         Ok(Jobs { state: ready.state, loaded: ready.loaded, all })
     }
+}
+
+/// Most log-probabilities of an answer: of each token, and of those beside it.
+pub(crate) fn n_logprobs(options: &GenerateOptions, context_len: usize) -> usize {
+    options.logprobs.map_or(0, |top| (top + 1) * options.max_tokens.min(context_len))
 }
 
 /// What is to be done for the choices of a request.
