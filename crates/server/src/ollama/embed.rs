@@ -1,6 +1,6 @@
 //! `/api/embed` and `/api/embeddings`.
 
-use super::{keep_alive, ok, options, respond};
+use super::{keep_alive, options, respond};
 use crate::embedding::{Inputs, embed as run};
 use crate::error::{ApiError, ApiResult};
 use crate::http;
@@ -8,7 +8,7 @@ use crate::state::Shared;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value as Json, json};
+use serde_json::{Map, Value as Json};
 use std::time::Instant;
 
 #[derive(Debug, Default, Deserialize)]
@@ -37,6 +37,11 @@ struct EmbedAnswer {
     total_duration: u64,
     load_duration: u64,
     prompt_eval_count: usize,
+}
+
+#[derive(Serialize)]
+struct EmbeddingAnswer {
+    embedding: Vec<f32>,
 }
 
 pub(super) async fn embed(State(state): State<Shared>, request: Request) -> Response {
@@ -92,5 +97,6 @@ async fn try_embeddings(state: &Shared, request: Request) -> ApiResult<Response>
     let model = state.named(&body.model)?;
     let keep_alive = keep_alive(body.keep_alive.as_ref())?;
     let embedded = run(state, &model, inputs, keep_alive, client).await?;
-    ok(&json!({"embedding": embedded.vectors.into_iter().next().unwrap_or_default()}))
+    let embedding = embedded.vectors.into_iter().next().unwrap_or_default();
+    http::held(&EmbeddingAnswer { embedding }, embedded.room)
 }
