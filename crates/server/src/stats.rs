@@ -83,7 +83,7 @@ fn model(loaded: &Loaded) -> Json {
         "expires_at": expires_at(loaded),
         "streamed": engine.is_streamed(),
         "memory": by_kind,
-        "budget_bytes": engine.budget_bytes(),
+        "budget_bytes": engine.budget_bytes().saturating_add(loaded.grammar_plan.bytes),
         "kv_bytes_in_use": engine.kv_bytes_in_use(),
         "placement": placement,
         "threads": engine.n_threads(),
