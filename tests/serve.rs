@@ -22,10 +22,18 @@ impl Drop for Serve {
 }
 
 fn serve(args: &[&str]) -> Serve {
+    serve_with(args, &[])
+}
+
+fn serve_with(args: &[&str], environment: &[(&str, &str)]) -> Serve {
     common::model("smollm2");
     let data = std::env::temp_dir();
     let mut command = common::rawrz();
-    command.args(["serve", "--addr", "127.0.0.1:0"]).args(args).env("XDG_DATA_HOME", data);
+    command
+        .args(["serve", "--addr", "127.0.0.1:0"])
+        .args(args)
+        .env("XDG_DATA_HOME", data)
+        .envs(environment.iter().copied());
     if std::env::var_os("RAWRZ_MODELS").is_none() {
         let folder = common::model("smollm2").parent().unwrap().to_path_buf();
         command.env("RAWRZ_MODELS", folder);
@@ -105,7 +113,7 @@ fn an_answer_is_that_of_run_however_many_ask() {
 
 #[test]
 fn a_streamed_model_reads_its_weights_once_for_all() {
-    let server = serve(&["smollm2", "--memory", "170MiB", "--ctx", "4096", "--threads", "2"]);
+    let server = serve(&["smollm2", "--memory", "240MiB", "--ctx", "4096", "--threads", "2"]);
     let expected = run_text(&[]);
     let stats = || {
         let answer = server.ask("GET /api/rawrz/stats", "", b"");
@@ -128,7 +136,10 @@ fn a_streamed_model_reads_its_weights_once_for_all() {
 fn an_open_address_takes_a_key() {
     let refused = common::run(["serve", "--addr", "0.0.0.0:0"]);
     assert_eq!(refused.code, Some(2));
-    assert!(refused.stderr.contains("--api-key"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("RAWRZ_API_KEY"), "{}", refused.stderr);
+    let server = serve_with(&[], &[("RAWRZ_API_KEY", "hidden")]);
+    assert!(server.ask("GET /api/tags", "", b"").starts_with("HTTP/1.0 401"));
+    assert!(server.ask("GET /api/tags", "x-api-key: hidden\r\n", b"").starts_with("HTTP/1.0 200"));
 }
 
 #[test]

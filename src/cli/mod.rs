@@ -279,7 +279,8 @@ pub(crate) struct ServeArgs {
     /// How long a model stays after its last request [5m, 30s, 0; -1 for ever]
     #[arg(long, value_name = "TIME", default_value = "5m", allow_hyphen_values = true, value_parser = crate::commands::serve::keep_alive)]
     pub(crate) keep_alive: KeepAlive,
-    /// Key that requests have to show; required where other machines reach the server
+    /// Key that requests have to show; required where other machines reach the server. Other users of this machine see it
+    /// here, but not in the variable RAWRZ_API_KEY, which does the same
     #[arg(long, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
     /// Origins of web pages elsewhere that may use the server, such as `https://chat.example.com`; `*` for all

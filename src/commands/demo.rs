@@ -2,6 +2,7 @@
 
 use crate::cli::Limits;
 use crate::commands::{pull, run};
+use crate::fetch::Watch;
 use crate::output::Output;
 use crate::{catalog, interrupt, locate, prompt, report};
 use anyhow::Context;
@@ -17,7 +18,7 @@ pub(crate) fn main() -> anyhow::Result<()> {
     let path = locate::built_in_path(model)?;
     let is_here = path.try_exists().with_context(|| format!("cannot look at {}", path.display()))?;
     // Whatever is there was checked when it was fetched.
-    let path = if is_here { path } else { pull::built_in(model)? };
+    let path = if is_here { path } else { pull::built_in(model, &Watch::default())? };
 
     let engine = run::open(&path, &Limits { memory: Some(BUDGET_BYTES), ..Limits::default() }, None)?;
     let template = engine.chat_template()?.context("the default model has lost its chat template")?;

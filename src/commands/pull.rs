@@ -3,7 +3,7 @@
 use crate::catalog::BuiltIn;
 use crate::cli::PullArgs;
 use crate::exit::Usage;
-use crate::fetch::{self, Expected, Fetched, Job, Origin, Source};
+use crate::fetch::{self, Expected, Fetched, Job, Origin, Source, Watch};
 use crate::locate::models_folder;
 use crate::output::Output;
 use rawrz_engine::Size;
@@ -16,7 +16,7 @@ pub(crate) fn main(args: &PullArgs) -> anyhow::Result<()> {
             if args.sha256.is_some_and(|sha256| Some(sha256) != fetch::parse_sha256(model.sha256)) {
                 return Err(Usage(format!("{} has the SHA-256 {}", model.alias, model.sha256)).into());
             }
-            out.line(&built_in(model)?.display().to_string())
+            out.line(&built_in(model, &Watch::default())?.display().to_string())
         }
         Source::Files { folder, files } => {
             if args.sha256.is_some() && files.len() > 1 {
@@ -29,7 +29,7 @@ pub(crate) fn main(args: &PullArgs) -> anyhow::Result<()> {
                 let expected = Expected { size_bytes: None, sha256: args.sha256 };
                 let job =
                     Job { folder: folder.clone(), file_name, expected, origins: vec![Origin::Http(address)] };
-                let fetched = fetch::fetch(&job)?;
+                let fetched = fetch::fetch(&job, &Watch::default())?;
                 report(&fetched);
                 first.get_or_insert(fetched.path);
             }
@@ -43,7 +43,7 @@ pub(crate) fn main(args: &PullArgs) -> anyhow::Result<()> {
 }
 
 /// Fetches a built-in model, or finds it there; gives its path. What it comes under is said first.
-pub(crate) fn built_in(model: &BuiltIn) -> anyhow::Result<PathBuf> {
+pub(crate) fn built_in(model: &BuiltIn, watch: &Watch) -> anyhow::Result<PathBuf> {
     eprintln!("{} ({}), licence: {}", model.title, Size(model.size_bytes), model.licence);
     let mut origins = Vec::new();
     if let Some((repo, revision, file)) = model.hugging_face {
@@ -56,7 +56,7 @@ pub(crate) fn built_in(model: &BuiltIn) -> anyhow::Result<PathBuf> {
         expected: Expected { size_bytes: Some(model.size_bytes), sha256: fetch::parse_sha256(model.sha256) },
         origins,
     };
-    let fetched = fetch::fetch(&job)?;
+    let fetched = fetch::fetch(&job, watch)?;
     report(&fetched);
     Ok(fetched.path)
 }

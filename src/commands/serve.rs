@@ -4,6 +4,7 @@ use crate::catalog::{self, BUILT_IN};
 use crate::cli::ServeArgs;
 use crate::commands::pull;
 use crate::exit::Usage;
+use crate::fetch::{Doing, Watch};
 use crate::{interrupt, locate};
 use anyhow::{Context, anyhow};
 use rawrz_engine::Cancel;
@@ -22,6 +23,9 @@ const DEFAULT_ADDR: &str = "127.0.0.1:11434";
 /// Ports after a taken one that are tried, where the user named none.
 const MORE_PORTS: u16 = 100;
 
+/// A key in the environment is not seen by other users of the machine; one on the command line is.
+const API_KEY_VARIABLE: &str = "RAWRZ_API_KEY";
+
 /// How often the signal is looked for.
 const SIGNAL_PERIOD: Duration = Duration::from_millis(100);
 
@@ -29,9 +33,11 @@ pub(crate) fn main(args: &ServeArgs) -> anyhow::Result<()> {
     let named = args.models.iter().map(|model| entry(model)).collect::<anyhow::Result<Vec<_>>>()?;
     let addr = address(args.addr.as_deref().unwrap_or(DEFAULT_ADDR))?;
     let is_loopback = addr.ip().is_loopback();
-    if !is_loopback && args.api_key.is_none() {
+    let api_key = api_key(args.api_key.clone(), std::env::var(API_KEY_VARIABLE).ok())?;
+    if !is_loopback && api_key.is_none() {
         let problem = format!(
-            "{addr} can be reached from other machines: give an --api-key, or an address of this machine"
+            "{addr} can be reached from other machines: set {API_KEY_VARIABLE} (or give an --api-key), or take an \
+            address of this machine"
         );
         return Err(Usage(problem).into());
     }
@@ -46,7 +52,7 @@ pub(crate) fn main(args: &ServeArgs) -> anyhow::Result<()> {
         ctx_len: args.ctx,
         max_running: args.parallel,
         keep_alive: args.keep_alive,
-        api_key: args.api_key.clone(),
+        api_key,
         origins: args.origins.clone(),
         is_loopback,
         data_folder: Some(locate::own_folder("server")?),
@@ -71,10 +77,19 @@ pub(crate) fn main(args: &ServeArgs) -> anyhow::Result<()> {
     let result = runtime.block_on(async {
         let listener = listen(addr, args.addr.is_some()).await?;
         eprintln!("serving on http://{}", listener.local_addr()?);
-        server.run(listener, ended(cancel)).await.context("the server failed")
+        server.run(listener, ended(cancel)).await;
+        anyhow::Ok(())
     });
     runtime.shutdown_timeout(Duration::from_secs(5));
     result
+}
+
+/// The key of the command line, else that of the environment. An empty one would let everybody in who shows none.
+fn api_key(given: Option<String>, in_environment: Option<String>) -> anyhow::Result<Option<String>> {
+    if given.as_deref() == Some("") {
+        return Err(Usage("--api-key is empty".to_owned()).into());
+    }
+    Ok(given.or(in_environment.filter(|key| !key.is_empty())))
 }
 
 async fn ended(cancel: Cancel) {
@@ -163,20 +178,28 @@ impl Catalog for Models {
         all
     }
 
-    fn pull(&self, name: &str, on_progress: &mut dyn FnMut(PullProgress)) -> Result<(), String> {
+    fn pull(&self, name: &str, cancel: &Cancel, on_progress: &dyn Fn(PullProgress)) -> Result<(), String> {
         if self.named.iter().any(|entry| entry.name == name) {
             return Ok(());
         }
         let model = catalog::find(name)
             .ok_or_else(|| format!("'{name}' is no built-in model; those are {}", catalog::names()))?;
-        let tell = |completed| PullProgress {
-            status: format!("pulling {} ({})", model.title, model.licence),
-            total: Some(model.size_bytes),
-            completed: Some(completed),
+        let tell = |doing, completed| {
+            on_progress(PullProgress {
+                status: match doing {
+                    // Clients show it in front of a bar; Ollama writes the beginning of the digest.
+                    Doing::Fetching => format!("pulling {}", &model.sha256[..12]),
+                    Doing::Checking => "verifying sha256 digest".to_owned(),
+                    Doing::Waiting => "waiting for another process that fetches the same".to_owned(),
+                },
+                digest: Some(format!("sha256:{}", model.sha256)),
+                total: Some(model.size_bytes),
+                completed: Some(completed),
+            });
         };
-        on_progress(tell(0));
-        pull::built_in(model).map_err(|error| format!("{error:#}"))?;
-        on_progress(tell(model.size_bytes));
+        on_progress(PullProgress::of_status(format!("{}, licence: {}", model.title, model.licence)));
+        let watch = Watch { cancel: cancel.clone(), tell: Some(&tell) };
+        pull::built_in(model, &watch).map_err(|error| format!("{error:#}"))?;
         Ok(())
     }
 }
@@ -209,6 +232,16 @@ mod tests {
             assert_eq!(address(text).unwrap().to_string(), expected);
         }
         assert!(address("127.0.0.1:port").is_err());
+    }
+
+    #[test]
+    fn the_key_comes_from_either_place() {
+        let key = |given: &str| Some(given.to_owned());
+        assert_eq!(api_key(key("a"), key("b")).unwrap(), key("a"));
+        assert_eq!(api_key(None, key("b")).unwrap(), key("b"));
+        assert_eq!(api_key(None, key("")).unwrap(), None);
+        assert_eq!(api_key(None, None).unwrap(), None);
+        assert!(api_key(key(""), key("b")).is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::cli::UpArgs;
 use crate::commands::down::undo;
 use crate::commands::pull;
 use crate::exit::{Interrupted, Usage};
+use crate::fetch::Watch;
 use crate::ollama::{self, LinkOptions, launch};
 use crate::output::{Output, printable};
 use crate::progress::Watched;
@@ -126,7 +127,7 @@ impl Drop for Undo<'_> {
 
 fn up(model: &str, args: &UpArgs, cancel: &Cancel) -> anyhow::Result<Up> {
     let started = Instant::now();
-    let path = find(model)?;
+    let path = find(model, cancel)?;
     // Whatever else it is, it must be a model: nothing is made of what is not.
     let files = ModelFiles::open(&path)?;
     files.check()?;
@@ -184,11 +185,11 @@ fn up(model: &str, args: &UpArgs, cancel: &Cancel) -> anyhow::Result<Up> {
 }
 
 /// The file of MODEL; a built-in model is fetched where it is not there yet.
-fn find(model: &str) -> anyhow::Result<PathBuf> {
+fn find(model: &str, cancel: &Cancel) -> anyhow::Result<PathBuf> {
     if let Some(built_in) = catalog::find(model)
         && !locate::built_in_path(built_in)?.exists()
     {
-        return pull::built_in(built_in);
+        return pull::built_in(built_in, &Watch { cancel: cancel.clone(), tell: None });
     }
     locate::model(model)
 }

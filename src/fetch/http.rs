@@ -2,6 +2,7 @@
 //! machine's own addresses.
 
 use super::part::{PartFile, Version};
+use super::watch::{Doing, Watch};
 use super::{Expected, ensure_space, parse_sha256};
 use crate::progress::Progress;
 use anyhow::{Context, anyhow};
@@ -9,7 +10,6 @@ use rawrz_engine::Size;
 use std::cell::Cell;
 use std::io::{ErrorKind, Read};
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::thread::sleep;
 use std::time::Duration;
 use ureq::Agent;
 use ureq::http::header::{self, HeaderMap};
@@ -67,13 +67,14 @@ pub(super) fn fetch(
     part: &mut PartFile,
     expected: Expected,
     file_name: &str,
+    watch: &Watch,
 ) -> anyhow::Result<Expected> {
     is_allowed(&address.url).map_err(|why| anyhow!(why))?;
     let client = Client::new();
     let mut failures = 0;
     loop {
         let before = part.len();
-        let error = match client.attempt(address, part, expected, file_name) {
+        let error = match client.attempt(address, part, expected, file_name, watch) {
             Ok(expected) => return Ok(expected),
             Err(Failure::Final(error)) => return Err(error),
             Err(Failure::Passing(error)) => error,
@@ -88,7 +89,7 @@ pub(super) fn fetch(
                 Size(part.len())
             )));
         }
-        sleep(Duration::from_millis(250) * 4_u32.pow(failures - 1));
+        watch.pause(Duration::from_millis(250) * 4_u32.pow(failures - 1))?;
     }
 }
 
@@ -137,6 +138,7 @@ impl Client {
         part: &mut PartFile,
         mut expected: Expected,
         file_name: &str,
+        watch: &Watch,
     ) -> Result<Expected, Failure> {
         if expected.size_bytes == Some(part.len()) && expected.sha256.is_some() {
             return Ok(expected);
@@ -200,7 +202,7 @@ impl Client {
                 None => part.forget_version()?,
             }
         }
-        receive(response, part, total, file_name, &address.url)?;
+        receive(response, part, total, file_name, &address.url, watch)?;
         Ok(expected)
     }
 
@@ -265,6 +267,7 @@ fn receive(
     total: u64,
     file_name: &str,
     url: &str,
+    watch: &Watch,
 ) -> Result<(), Failure> {
     let progress = Progress::bytes(file_name, Some(total), part.len());
     let mut body = response.into_body().into_reader();
@@ -288,6 +291,7 @@ fn receive(
         }
         part.append(&buffer[..got])?;
         progress.at(part.len());
+        watch.at(Doing::Fetching, part.len())?;
     }
     if part.len() < total {
         let missing = total - part.len();

@@ -152,7 +152,11 @@ fn hash_prefix(file: &mut File, len: u64) -> std::io::Result<Sha256> {
     if len == 0 {
         return Ok(Sha256::new());
     }
-    hash(file, len, &Progress::bytes("checking what is here already", Some(len), 0))
+    let progress = Progress::bytes("checking what is here already", Some(len), 0);
+    hash(file, len, &mut |done| {
+        progress.at(done);
+        Ok(())
+    })
 }
 
 /// What makes bytes of two answers parts of one file: the address asked for, and its strong ETag.

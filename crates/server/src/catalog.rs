@@ -1,5 +1,6 @@
 //! Which models there are. The program that serves knows; the server asks it.
 
+use rawrz_engine::Cancel;
 use std::path::PathBuf;
 
 /// A model that can be loaded.
@@ -16,10 +17,19 @@ pub struct CatalogEntry {
 pub struct PullProgress {
     /// What is being done.
     pub status: String,
+    /// Of what is fetched, such as `sha256:..`.
+    pub digest: Option<String>,
     /// Bytes there will be, when known.
     pub total: Option<u64>,
     /// Bytes there are.
     pub completed: Option<u64>,
+}
+
+impl PullProgress {
+    /// Tells what is being done, and no bytes.
+    pub fn of_status(status: String) -> PullProgress {
+        PullProgress { status, digest: None, total: None, completed: None }
+    }
 }
 
 /// The models of the program. Names come from clients: an implementation looks them up and never takes them for paths.
@@ -27,9 +37,10 @@ pub trait Catalog: Send + Sync {
     /// The models that are there now.
     fn models(&self) -> Vec<CatalogEntry>;
 
-    /// Fetches the model that the program knows by `name`, or finds it there. Blocks.
+    /// Fetches the model that the program knows by `name`, or finds it there. Blocks until that is done or `cancel` is set;
+    /// what came until then is kept, so that the next fetch goes on from there.
     ///
     /// # Errors
     /// One line that says why, also where the program knows no such model.
-    fn pull(&self, name: &str, on_progress: &mut dyn FnMut(PullProgress)) -> Result<(), String>;
+    fn pull(&self, name: &str, cancel: &Cancel, on_progress: &dyn Fn(PullProgress)) -> Result<(), String>;
 }

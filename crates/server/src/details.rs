@@ -1,10 +1,12 @@
 //! What a model file says of itself, read from its header.
 
+use crate::constrain::VocabularySize;
 use crate::error::ApiResult;
 use crate::library::hex;
 use crate::state::Named;
 use rawrz_engine::ModelFiles;
-use rawrz_gguf::{ArrayIter, ShardSet, Value};
+use rawrz_gguf::{ArrayIter, ShardSet, TensorInfo, Value};
+use rawrz_interop::About;
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
@@ -23,17 +25,15 @@ const MAX_KEPT: usize = 256;
 
 /// A model file's details.
 pub(crate) struct Details {
-    pub(crate) architecture: String,
-    pub(crate) quantization: String,
+    /// What every part of the project says of it in the same words.
+    pub(crate) about: About,
     pub(crate) file_bytes: u64,
     pub(crate) template: Option<String>,
+    pub(crate) vocabulary: VocabularySize,
     /// Whether it has tokens to fill a hole in a text with.
     pub(crate) has_infill: bool,
-    pub(crate) context_len: Option<u64>,
-    n_parameters: u64,
     modified: SystemTime,
     metadata: Map<String, Json>,
-    tensors: Json,
 }
 
 type Kept = HashMap<PathBuf, (u64, SystemTime, Arc<Details>)>;
@@ -66,52 +66,30 @@ impl Details {
     fn of(shards: &ShardSet, modified: SystemTime) -> Details {
         let gguf = shards.first();
         let text = |key: &str| gguf.get(key).and_then(|value| value.as_str().map(str::to_owned));
-        let architecture = text("general.architecture").unwrap_or_default();
-        let n_parameters: u64 = shards.tensors().map(|(_, tensor)| tensor.dims.n_elements()).sum();
-        let mut of_type: HashMap<String, u64> = HashMap::new();
-        for (_, tensor) in shards.tensors() {
-            *of_type.entry(tensor.ty.to_string()).or_default() += tensor.dims.n_elements();
-        }
-        // The type of most weights, as a file's name would say it.
-        let most = of_type.into_iter().max_by(|a, b| a.1.cmp(&b.1).then(b.0.cmp(&a.0)));
-        let quantization = most.map_or_else(String::new, |(ty, _)| ty.to_uppercase());
+        let about = About::of(shards);
         let mut short: Map<String, Json> =
             gguf.metadata().map(|(key, value)| (key.to_owned(), shown(&value))).collect();
-        short.insert("general.parameter_count".to_owned(), n_parameters.into());
+        short.insert("general.parameter_count".to_owned(), about.n_parameters.into());
         // Templates are told by themselves.
         short.remove("tokenizer.chat_template");
-        let tensors = shards.tensors().map(|(_, tensor)| {
-            json!({"name": tensor.name, "type": tensor.ty.to_string().to_uppercase(), "shape": tensor.dims.as_slice()})
-        });
         let names_infill = |words: &[&str]| {
             words.iter().any(|word| gguf.get(&format!("tokenizer.ggml.{word}_token_id")).is_some())
         };
         let tokens = gguf.get("tokenizer.ggml.tokens").and_then(|tokens| tokens.as_array()?.strings());
-        let in_vocabulary = tokens.is_some_and(|mut tokens| tokens.any(|token| INFILL.contains(&token)));
+        let (mut vocabulary, mut in_vocabulary) = (VocabularySize::default(), false);
+        for token in tokens.into_iter().flatten() {
+            vocabulary.n_tokens += 1;
+            vocabulary.text_bytes += token.len() as u64;
+            in_vocabulary |= INFILL.contains(&token);
+        }
         Details {
-            context_len: gguf
-                .get(&format!("{architecture}.context_length"))
-                .and_then(|v| u64::try_from(v.as_integer()?).ok()),
-            quantization,
             file_bytes: shards.shards().iter().map(rawrz_gguf::Gguf::file_len).sum(),
             template: text("tokenizer.chat_template"),
+            vocabulary,
             has_infill: names_infill(&["fim_pre", "prefix"]) || in_vocabulary,
-            n_parameters,
             modified,
             metadata: short,
-            tensors: tensors.collect(),
-            architecture,
-        }
-    }
-
-    /// `134.5M`, `7.6B`
-    pub(crate) fn parameter_size(&self) -> String {
-        let n = self.n_parameters as f64;
-        match self.n_parameters {
-            0..1_000 => self.n_parameters.to_string(),
-            1_000..1_000_000 => format!("{:.2}K", n / 1e3),
-            1_000_000..1_000_000_000 => format!("{:.2}M", n / 1e6),
-            _ => format!("{:.1}B", n / 1e9),
+            about,
         }
     }
 
@@ -138,10 +116,13 @@ impl Details {
     pub(crate) fn metadata(&self) -> &Map<String, Json> {
         &self.metadata
     }
+}
 
-    pub(crate) fn tensors(&self) -> Json {
-        self.tensors.clone()
-    }
+/// The tensors of the model at `path`. They are not kept: a large model has thousands.
+pub(crate) fn tensors(path: &Path) -> ApiResult<Json> {
+    let files = ModelFiles::open(path)?;
+    let tensor = |tensor: TensorInfo<'_>| json!({"name": tensor.name, "type": tensor.ty.to_string().to_uppercase(), "shape": tensor.dims.as_slice()});
+    Ok(files.shards().tensors().map(|(_, found)| tensor(found)).collect())
 }
 
 /// A value of metadata; of an array the first elements.

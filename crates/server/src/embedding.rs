@@ -3,6 +3,7 @@
 
 use crate::answer::AnswerParser;
 use crate::error::{ApiError, ApiResult};
+use crate::memory::BodyRoom;
 use crate::registry::KeepAlive;
 use crate::running::{Job, Running};
 use crate::state::{Named, Shared, blocking};
@@ -11,7 +12,7 @@ use rawrz_text::TokenId;
 use std::time::{Duration, Instant};
 
 /// Most texts of a request.
-const MAX_TEXTS: usize = 2048;
+pub(crate) const MAX_TEXTS: usize = 2048;
 
 /// A text, or the tokens of one.
 pub(crate) enum Input {
@@ -39,6 +40,8 @@ pub(crate) struct Embedded {
     pub(crate) vectors: Vec<Vec<f32>>,
     pub(crate) n_tokens: usize,
     pub(crate) load: Duration,
+    /// Room for the vectors and their text, to be kept until the answer is written.
+    pub(crate) room: BodyRoom,
 }
 
 pub(crate) async fn embed(
@@ -63,6 +66,7 @@ pub(crate) async fn embed(
     if dimensions.is_some_and(|n| n == 0 || n > dim) {
         return Err(ApiError::bad(format!("{} has embeddings of {dim} dimensions", model.name)));
     }
+    let room = state.memory.vectors_room(texts.len() * dimensions.unwrap_or(dim)).await?;
     let engine = std::sync::Arc::clone(loaded.engine());
     let prompts = blocking(move || {
         let most = num_ctx.map_or(engine.context_len(), |n| n.min(engine.context_len()));
@@ -91,7 +95,7 @@ pub(crate) async fn embed(
     .await?;
     // So many at a time that others find room in the queue.
     let at_a_time = state.options.max_running.max(1);
-    let mut embedded = Embedded { vectors: Vec::with_capacity(prompts.len()), n_tokens: 0, load };
+    let mut embedded = Embedded { vectors: Vec::with_capacity(prompts.len()), n_tokens: 0, load, room };
     let mut prompts = prompts.into_iter().peekable();
     while prompts.peek().is_some() {
         let start = |prompt: Vec<TokenId>| {
@@ -103,6 +107,7 @@ pub(crate) async fn embed(
         for running in running {
             let (mut vector, n_tokens) = running.state().await?;
             vector.truncate(dimensions.unwrap_or(dim));
+            vector.shrink_to_fit();
             normalize(&mut vector);
             embedded.vectors.push(vector);
             embedded.n_tokens += n_tokens;

@@ -9,12 +9,12 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::post;
 use percent_encoding::percent_decode_str;
-use rawrz_documents::{DocumentError, Limits};
+use rawrz_documents::DocumentError;
 use serde_json::json;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
-/// Documents that are read at a time. One may hold some 200 MiB for a moment, which no budget of a model has.
+/// Documents that are read at a time: one takes the memory that there is for documents.
 static READING: Semaphore = Semaphore::const_new(1);
 
 /// How long a document waits for others.
@@ -36,8 +36,8 @@ async fn try_extract(state: &Shared, request: Request) -> ApiResult<Response> {
     let waiting = tokio::time::timeout(MAX_WAIT, READING.acquire());
     let turn = waiting.await.map_err(|_| ApiError::busy("other documents are being read"))?;
     let _turn = turn.map_err(|_| ApiError::internal("documents are no longer read"))?;
-    let bytes = http::bytes(state, request).await?;
-    let limits = Limits { max_file_bytes: state.options.max_body_bytes, ..Limits::default() };
+    let limits = state.memory.document_limits(state.options.max_body_bytes);
+    let bytes = http::bytes(state, request, limits.max_file_bytes).await?;
     // The limits end it in time, whatever the document.
     let document =
         blocking(move || rawrz_documents::extract(&name, &bytes, &limits).map_err(ApiError::from)).await?;

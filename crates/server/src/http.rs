@@ -1,12 +1,15 @@
 //! Reading requests and writing answers, whatever the dialect.
 
 use crate::error::{ApiError, ApiResult};
+use crate::memory::BodyRoom;
 use crate::state::Shared;
 use axum::body::{Body, Bytes, to_bytes};
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{ConnectInfo, Path, Request};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures_core::Stream;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 use std::convert::Infallible;
@@ -19,19 +22,36 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 /// Pieces of an answer that may wait for a slow reader before the answer waits for it.
 const MAX_WAITING_PIECES: usize = 64;
 
-/// The body of a request as JSON, whatever its content type says: clients forget to say it.
-pub(crate) async fn json<T: DeserializeOwned>(state: &Shared, request: Request) -> ApiResult<T> {
-    let bytes = bytes(state, request).await?;
-    serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("the body: {error}")))
+/// The body of a request as JSON, whatever its content type says: clients forget to say it. The room is for what is read
+/// and to be kept as long.
+pub(crate) async fn json<T: DeserializeOwned>(state: &Shared, request: Request) -> ApiResult<(T, BodyRoom)> {
+    let limit = state.memory.max_body_bytes(state.options.max_body_bytes);
+    let room = state.memory.body_room(said_len(&request).unwrap_or(limit).min(limit)).await?;
+    let bytes = bytes(state, request, limit).await?;
+    let room = room.fit(&bytes)?;
+    let read = serde_json::from_slice(&bytes).map_err(|error| ApiError::bad(format!("the body: {error}")));
+    Ok((read?, room))
+}
+
+/// The part of a path that is a name, percent-decoded.
+pub(crate) type NameInPath = Result<Path<String>, PathRejection>;
+
+/// # Errors
+/// When what is decoded is not UTF-8.
+pub(crate) fn name_in_path(name: NameInPath) -> ApiResult<String> {
+    name.map(|Path(name)| name).map_err(|_| ApiError::bad("the path is not UTF-8"))
+}
+
+/// The length of a body, where the request says it.
+fn said_len(request: &Request) -> Option<usize> {
+    request.headers().get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// The body of a request.
-pub(crate) async fn bytes(state: &Shared, request: Request) -> ApiResult<Bytes> {
-    let limit = state.options.max_body_bytes;
+pub(crate) async fn bytes(state: &Shared, request: Request, limit: usize) -> ApiResult<Bytes> {
     let too_large =
         || ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("the body has more than {limit} bytes"));
-    let said = request.headers().get(header::CONTENT_LENGTH).and_then(|len| len.to_str().ok()?.parse().ok());
-    if said.is_some_and(|said: usize| said > limit) {
+    if said_len(&request).is_some_and(|said| said > limit) {
         return Err(too_large());
     }
     let reading = tokio::time::timeout(state.options.body_timeout, to_bytes(request.into_body(), limit));
@@ -67,6 +87,27 @@ pub(crate) fn wants_progress(headers: &HeaderMap) -> bool {
 /// A JSON answer.
 pub(crate) fn answer(status: StatusCode, value: &Json) -> Response {
     body(status, "application/json", Body::from(value.to_string()))
+}
+
+/// A JSON answer that is written from what it is made of, and holds its room until it is sent.
+pub(crate) fn held(value: &impl Serialize, room: BodyRoom) -> ApiResult<Response> {
+    let text = serde_json::to_vec(value).map_err(|error| ApiError::internal(error.to_string()))?;
+    let held = Held { text: Some(text.into()), _room: room };
+    Ok(body(StatusCode::OK, "application/json", Body::from_stream(held)))
+}
+
+/// A body in one piece, with the memory that it takes.
+struct Held {
+    text: Option<Bytes>,
+    _room: BodyRoom,
+}
+
+impl Stream for Held {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(self.text.take().map(Ok))
+    }
 }
 
 pub(crate) fn body(status: StatusCode, content_type: &'static str, body: Body) -> Response {

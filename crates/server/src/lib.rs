@@ -16,6 +16,8 @@
 mod answer;
 mod anthropic;
 mod catalog;
+mod choices;
+mod connections;
 mod constrain;
 mod details;
 mod embedding;
@@ -24,15 +26,18 @@ mod extract;
 mod guard;
 mod http;
 mod library;
+mod memory;
 mod ollama;
 mod openai;
 mod openapi;
 mod page;
 mod prompt;
+mod pulls;
 mod registry;
 mod running;
 mod state;
 mod stats;
+mod tools;
 
 use crate::error::ApiError;
 use crate::state::{Shared, State};
@@ -42,7 +47,6 @@ use axum::http::StatusCode;
 use axum::middleware::from_fn_with_state;
 pub use catalog::{Catalog, CatalogEntry, PullProgress};
 pub use registry::KeepAlive;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -70,6 +74,10 @@ pub struct ServerOptions {
     pub origins: Vec<String>,
     /// Whether only this machine reaches the server, so that the Host header has to name it.
     pub is_loopback: bool,
+    /// Connections of clients at a time, as far as the memory goes.
+    pub max_connections: usize,
+    /// The time that the head of a request may take to arrive, and that a connection may be without one.
+    pub head_timeout: Duration,
     /// Longest body of a request, blobs left out.
     pub max_body_bytes: usize,
     /// The time that a body may take to arrive; of a blob, the time between two pieces.
@@ -97,6 +105,8 @@ impl Default for ServerOptions {
             api_key: None,
             origins: Vec::new(),
             is_loopback: true,
+            max_connections: 1024,
+            head_timeout: Duration::from_secs(30),
             max_body_bytes: 32 << 20,
             body_timeout: Duration::from_secs(60),
             request_timeout: Duration::from_secs(24 * 3600),
@@ -134,34 +144,29 @@ impl Server {
     }
 
     /// Serves until `end` is done. Requests under way then have the options' time to end, and are cancelled after it.
-    ///
-    /// # Errors
-    /// When the listener fails.
-    pub async fn run(
-        self,
-        listener: TcpListener,
-        end: impl Future<Output = ()> + Send + 'static,
-    ) -> std::io::Result<()> {
+    pub async fn run(self, listener: TcpListener, end: impl Future<Output = ()> + Send + 'static) {
         let state = self.state;
         let expiry = tokio::spawn(unload_expired(Arc::clone(&state)));
         let (ended, has_ended) = tokio::sync::watch::channel(false);
         let ending = Arc::clone(&state);
-        let signal = async move {
+        let signal = tokio::spawn(async move {
             end.await;
             ending.is_ending.store(true, Ordering::Relaxed);
             ended.send_replace(true);
+        });
+        let limits = connections::Limits {
+            max_connections: state.memory.connections(state.options.max_connections),
+            head_timeout: state.options.head_timeout,
         };
-        let service = router(&state).into_make_service_with_connect_info::<SocketAddr>();
-        let serving = axum::serve(listener, service).with_graceful_shutdown(signal);
-        let deadline = after_deadline(has_ended, Arc::clone(&state));
-        let result = tokio::select! {
-            result = serving => result,
-            () = deadline => Ok(()),
-        };
+        let serving = connections::serve(listener, router(&state), limits, has_ended.clone());
+        tokio::select! {
+            () = serving => {}
+            () = after_deadline(has_ended, Arc::clone(&state)) => {}
+        }
+        signal.abort();
         expiry.abort();
         // What still runs sees its scheduler go.
         let _ = tokio::task::spawn_blocking(move || state.registry.clear()).await;
-        result
     }
 }
 

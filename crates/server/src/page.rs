@@ -6,11 +6,10 @@
 
 use crate::error::ApiError;
 use crate::guard;
-use crate::http;
+use crate::http::{self, NameInPath};
 use crate::state::Shared;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Path;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -78,7 +77,8 @@ async fn root(headers: HeaderMap) -> Response {
     }
 }
 
-async fn file(Path(name): Path<String>) -> Response {
+async fn file(name: NameInPath) -> Response {
+    let name = http::name_in_path(name).unwrap_or_default();
     match FILES.iter().find(|(known, ..)| *known == name) {
         Some((_, kind, text)) => answer(kind, text),
         None => guard::refusal("/page/", &ApiError::not_found("the page has no such file")),

@@ -1,9 +1,11 @@
 //! From a conversation to the tokens that a model continues.
 
 use crate::answer::AnswerParser;
+use crate::constrain::Grammar;
 use crate::error::{ApiError, ApiResult};
 use crate::registry::Loaded;
 use crate::state::Named;
+use crate::tools::{Thought, Tools};
 use rawrz_text::{ChatInput, ChatTemplate, EncodeOptions, Json, LocalTime, Message, TokenId, ToolCall};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -12,8 +14,7 @@ use std::borrow::Cow;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Conversation {
     pub(crate) messages: Vec<Message>,
-    /// As OpenAI writes them: `{"type": "function", "function": {..}}`.
-    pub(crate) tools: Option<Vec<Value>>,
+    pub(crate) tools: Tools,
     /// Whether to think, where the model can do either.
     pub(crate) think: Option<bool>,
     /// Drop the oldest messages that do not fit, never those of the system; else a conversation that is too long is
@@ -22,11 +23,21 @@ pub(crate) struct Conversation {
 }
 
 /// What to continue.
+#[derive(Clone)]
 pub(crate) struct Prompt {
     pub(crate) tokens: Vec<TokenId>,
     pub(crate) parser: AnswerParser,
+    /// What has to follow.
+    pub(crate) grammar: Option<Grammar>,
     /// Messages that were dropped.
     pub(crate) n_dropped: usize,
+}
+
+impl Prompt {
+    /// Tokens whose answer is text and nothing else.
+    pub(crate) fn of(tokens: Vec<TokenId>) -> Prompt {
+        Prompt { tokens, parser: AnswerParser::plain(), grammar: None, n_dropped: 0 }
+    }
 }
 
 /// The template of a model: its own, or what `create` put in its place.
@@ -77,18 +88,19 @@ pub(crate) fn chat(
             ApiError::bad("this model has no chat template; use a completion with a raw prompt")
         })?,
     };
-    if tools.as_ref().is_some_and(|tools| !tools.is_empty()) && !takes_tools(model, loaded) {
+    tools.check()?;
+    if !tools.offered.is_empty() && !takes_tools(model, loaded) {
         return Err(ApiError::bad(format!("{} does not support tools", model.name)));
     }
     if think == Some(true) && !may_think(model, loaded) {
         return Err(ApiError::bad(format!("{} does not support thinking", model.name)));
     }
-    let names = tools.as_ref().map(|tools| tools.iter().filter_map(tool_name).collect::<Vec<_>>());
-    let json_tools = tools.as_ref().map(|tools| tools.iter().map(to_json).collect::<Vec<_>>());
+    let json_tools =
+        (!tools.offered.is_empty()).then(|| tools.offered.iter().map(to_json).collect::<Vec<_>>());
     let render = |messages: &[Message]| -> ApiResult<(String, Vec<TokenId>)> {
         let input = ChatInput {
             messages: messages.to_vec(),
-            tools: json_tools.clone().filter(|tools| !tools.is_empty()),
+            tools: json_tools.clone(),
             add_generation_prompt: messages.last().is_none_or(|last| last.role != "assistant"),
             extra: think.map(|think| ("enable_thinking".to_owned(), Json::Bool(think))).into_iter().collect(),
             now: Some(local_time()),
@@ -130,12 +142,21 @@ pub(crate) fn chat(
     }
     check_len(&tokens, context_len)?;
     let may_think = may_think(model, loaded) && think != Some(false);
-    let tools = names.filter(|names| !names.is_empty());
-    let parser = match may_think || tools.is_some() {
-        true => AnswerParser::new(may_think, &text, tools),
+    let names = Some(tools.names()).filter(|names| !names.is_empty());
+    let parser = match may_think || names.is_some() {
+        true => AnswerParser::new(may_think, &text, names),
         false => AnswerParser::plain(),
     };
-    Ok(Prompt { tokens, parser, n_dropped: n_messages - messages.len() })
+    let thought = match (may_think, parser.is_thinking()) {
+        (false, _) => Thought::Never,
+        (true, false) => Thought::MayBegin,
+        (true, true) => Thought::HasBegun,
+    };
+    let tokenizer = loaded.engine().tokenizer();
+    let control = |text: &str| tokenizer.find(text).filter(|id| tokenizer.is_control(*id));
+    let grammar = tools.grammar(template, control, thought)?;
+    let parser = if tools.one_call { parser.with_one_call() } else { parser };
+    Ok(Prompt { tokens, parser, grammar, n_dropped: n_messages - messages.len() })
 }
 
 /// # Errors
@@ -185,11 +206,6 @@ pub(crate) fn compile(source: &str, loaded: &Loaded) -> ApiResult<ChatTemplate> 
     let text = |id: Option<TokenId>| id.and_then(|id| tokenizer.token_text(id));
     let tokens = [("bos_token", text(ids.bos)), ("eos_token", text(ids.eos)), ("unk_token", text(ids.unk))];
     Ok(ChatTemplate::new(source, None, &tokens)?)
-}
-
-fn tool_name(tool: &Value) -> Option<String> {
-    let function = tool.get("function").unwrap_or(tool);
-    Some(function.get("name")?.as_str()?.to_owned())
 }
 
 /// Some templates tell the model what day it is.

@@ -1,10 +1,12 @@
 //! Models in memory: loaded when they are asked for, unloaded when nobody has for a while or another needs the room.
 //!
 //! # Invariants
-//! - The budgets of all loaded models add up to no more than the server's.
+//! - The budgets of all loaded models, what grammars of theirs take, and the server's own part add up to no more than the
+//!   server's budget.
 //! - A model that serves a request is not unloaded; one model is loaded at a time.
 
-use crate::constrain::Grammars;
+use crate::constrain::{GrammarPlan, Grammars};
+use crate::details::Details;
 use crate::error::{ApiError, ApiResult};
 use rawrz_engine::{
     Engine, OpenError, OpenOptions, SavedOptions, Scheduler, SchedulerOptions, default_budget_bytes,
@@ -13,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// KV caches that the budget of a mapped model has room for beyond the one it must: enough for many to share passes, and
 /// not all the memory there is, which other models may want.
@@ -20,6 +23,9 @@ const MORE_SESSIONS: u64 = 15;
 
 /// How long the disk is read to measure it.
 const PROBE_TIME: Duration = Duration::from_millis(300);
+
+/// How long a text that follows a grammar waits for others that do.
+const MAX_GRAMMAR_WAIT: Duration = Duration::from_secs(30);
 
 /// How long a model stays after its last request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +43,9 @@ pub(crate) struct Loaded {
     pub(crate) path: PathBuf,
     pub(crate) scheduler: Scheduler,
     grammars: OnceLock<Result<Grammars, String>>,
+    /// Places for grammars that texts follow at a time, and what they and the vocabulary take of the budget.
+    grammar_places: Arc<Semaphore>,
+    pub(crate) grammar_plan: GrammarPlan,
     n_users: AtomicUsize,
     stay: Mutex<Stay>,
     /// What the disk (of a streamed model) and the memory deliver, in bytes in a second.
@@ -70,6 +79,21 @@ impl Loaded {
     pub(crate) fn grammars(&self) -> ApiResult<&Grammars> {
         let build = || Grammars::new(self.engine().tokenizer()).map_err(|error| error.message);
         self.grammars.get_or_init(build).as_ref().map_err(ApiError::bad)
+    }
+
+    /// Places for `n` texts that follow grammars; waits for those that others hold.
+    pub(crate) async fn grammar_places(&self, n: usize) -> ApiResult<OwnedSemaphorePermit> {
+        let places = Arc::clone(&self.grammar_places);
+        let most = self.grammar_plan.n_places;
+        if n > most {
+            let problem =
+                format!("{n} texts that follow a grammar at a time are too many, at most {most} are made");
+            return Err(ApiError::bad(problem));
+        }
+        let n = u32::try_from(n).unwrap_or(u32::MAX);
+        let waiting = tokio::time::timeout(MAX_GRAMMAR_WAIT, places.acquire_many_owned(n)).await;
+        let busy = || ApiError::busy("other texts that follow grammars take the memory there is for them");
+        waiting.map_err(|_| busy())?.map_err(|_| busy())
     }
 
     pub(crate) fn is_idle(&self) -> bool {
@@ -121,6 +145,8 @@ pub(crate) struct LoadOptions {
     pub(crate) keep_alive: KeepAlive,
     /// See [`ServerOptions`](crate::ServerOptions).
     pub(crate) saved_caches: Option<(PathBuf, u64)>,
+    /// What the server takes of the budget beside its models.
+    pub(crate) server_bytes: u64,
 }
 
 /// The models in memory.
@@ -186,7 +212,12 @@ impl Registry {
         if let Some(loaded) = self.find(path) {
             return Ok(loaded);
         }
-        let engine = self.open(name, path)?;
+        // What is no model is told by opening it.
+        let grammar_plan = Details::read(path).map_or_else(
+            |_| GrammarPlan::default(),
+            |details| GrammarPlan::of(self.budget_bytes(), &details.vocabulary),
+        );
+        let engine = self.open(name, path, grammar_plan.bytes)?;
         // Before the first pass: what measuring takes is there then.
         let bandwidth = (engine.probe_disk(PROBE_TIME)?, engine.probe_memory());
         let loaded = Arc::new(Loaded {
@@ -194,6 +225,8 @@ impl Registry {
             path: path.to_path_buf(),
             scheduler: self.start(name, engine)?,
             grammars: OnceLock::new(),
+            grammar_places: Arc::new(Semaphore::new(grammar_plan.n_places)),
+            grammar_plan,
             n_users: AtomicUsize::new(0),
             stay: Mutex::new(Stay { keep_alive: self.options.keep_alive, last_used: Instant::now() }),
             bandwidth,
@@ -225,10 +258,12 @@ impl Registry {
 
     /// Opens a model in what the others leave of the budget; idle ones go where that makes it fit, or fit without being
     /// streamed.
-    fn open(&self, name: &str, path: &Path) -> ApiResult<Arc<Engine>> {
+    fn open(&self, name: &str, path: &Path, grammar_bytes: u64) -> ApiResult<Arc<Engine>> {
         loop {
-            let taken: u64 = self.lock().iter().map(|loaded| loaded.engine().budget_bytes()).sum();
-            let left = self.budget_bytes().map(|budget| budget.saturating_sub(taken));
+            let of_model = |loaded: &Arc<Loaded>| loaded.engine().budget_bytes() + loaded.grammar_plan.bytes;
+            let taken: u64 = self.lock().iter().map(of_model).sum();
+            let beside = taken + self.options.server_bytes + grammar_bytes;
+            let left = self.budget_bytes().map(|budget| budget.saturating_sub(beside));
             let options = OpenOptions {
                 memory_bytes: left,
                 sessions: Some(self.options.scheduler.max_running),

@@ -4,8 +4,10 @@ use crate::ServerOptions;
 use crate::catalog::{Catalog, CatalogEntry};
 use crate::error::{ApiError, ApiResult};
 use crate::library::{Created, Library};
+use crate::memory::ServerMemory;
+use crate::pulls::Pulls;
 use crate::registry::{InUse, KeepAlive, LoadOptions, Registry};
-use rawrz_engine::{OpenOptions, SchedulerOptions};
+use rawrz_engine::{OpenOptions, SchedulerOptions, default_budget_bytes};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -17,6 +19,8 @@ pub(crate) struct State {
     pub(crate) catalog: Arc<dyn Catalog>,
     pub(crate) library: Library,
     pub(crate) registry: Registry,
+    pub(crate) pulls: Pulls,
+    pub(crate) memory: ServerMemory,
     pub(crate) started: Instant,
     pub(crate) is_ending: AtomicBool,
     /// Set when what is under way has to end.
@@ -40,7 +44,9 @@ pub(crate) struct Named {
 
 impl State {
     pub(crate) fn new(options: ServerOptions, catalog: Arc<dyn Catalog>) -> State {
+        let memory = ServerMemory::of(options.memory_bytes.or_else(default_budget_bytes));
         let registry = Registry::new(LoadOptions {
+            server_bytes: memory.total_bytes(),
             open: OpenOptions {
                 memory_bytes: options.memory_bytes,
                 threads: options.threads,
@@ -58,6 +64,8 @@ impl State {
         State {
             library: Library::new(options.data_folder.clone()),
             registry,
+            pulls: Pulls::default(),
+            memory,
             catalog,
             started: Instant::now(),
             is_ending: AtomicBool::new(false),

@@ -36,10 +36,13 @@ async fn stats(State(state): State<Shared>) -> Response {
     let told = blocking(move || {
         let models: Vec<Json> = state.registry.loaded().iter().map(|loaded| model(loaded)).collect();
         let memory = process_memory();
+        let of_server =
+            state.memory.lines().into_iter().map(|(what, bytes)| json!({"what": what, "bytes": bytes}));
         Ok(json!({
             "version": VERSION,
             "uptime_s": state.started.elapsed().as_secs_f64(),
             "budget_bytes": state.registry.budget_bytes(),
+            "memory": of_server.collect::<Vec<_>>(),
             "process": {"resident_bytes": resident(&memory), "peak_resident_bytes": memory.peak_resident},
             "loading": state.registry.loading(),
             "models": models,
@@ -61,12 +64,10 @@ fn model(loaded: &Loaded) -> Json {
     let read_bytes = streamed.as_ref().map_or(0, |stats| stats.bytes_read);
     let hit_rate = traffic.expected_hit_rate;
     let bound = traffic.bound(hit_rate, disk.unwrap_or(f64::INFINITY), memory);
-    let by_kind: Vec<Json> = engine
-        .ledger()
-        .entries()
-        .iter()
-        .map(|entry| json!({"what": entry.what, "bytes": entry.bytes}))
-        .collect();
+    let line = |what: &str, bytes: u64| json!({"what": what, "bytes": bytes});
+    let entries = engine.ledger().entries().iter();
+    let mut by_kind: Vec<Json> = entries.map(|entry| line(entry.what, entry.bytes)).collect();
+    by_kind.push(line("grammars", loaded.grammar_plan.bytes));
     let placement: Vec<Json> = engine.placement().map_or_else(Vec::new, |placement| {
         let stage = |stage: &rawrz_engine::StagePlacement| {
             json!({"pinned": stage.pinned, "streamed": stage.streamed, "experts": stage.alternatives})
@@ -77,12 +78,12 @@ fn model(loaded: &Loaded) -> Json {
         "name": loaded.name,
         "architecture": engine.config().architecture,
         "file_bytes": details.as_ref().map(|details| details.file_bytes),
-        "quantization": details.as_ref().map(|details| &details.quantization),
+        "quantization": details.as_ref().map(|details| details.about.file_type),
         "context_length": engine.context_len(),
         "expires_at": expires_at(loaded),
         "streamed": engine.is_streamed(),
         "memory": by_kind,
-        "budget_bytes": engine.budget_bytes(),
+        "budget_bytes": engine.budget_bytes().saturating_add(loaded.grammar_plan.bytes),
         "kv_bytes_in_use": engine.kv_bytes_in_use(),
         "placement": placement,
         "threads": engine.n_threads(),

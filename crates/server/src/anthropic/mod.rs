@@ -3,10 +3,12 @@
 use crate::answer::Piece;
 use crate::error::{ApiError, ApiResult};
 use crate::http::{self, Framing, Gone, Writer};
+use crate::ollama::MAX_STOPS;
 use crate::openai::{Ready, Sampling, fresh_id, text_of};
 use crate::prompt::{self, Conversation, from_json};
 use crate::running::{News, Running};
 use crate::state::Shared;
+use crate::tools::{ToolChoice, Tools};
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
@@ -43,6 +45,7 @@ struct MessagesRequest {
     stream: Option<bool>,
     stop_sequences: Option<Vec<String>>,
     tools: Option<Vec<ToolIn>>,
+    tool_choice: Option<ToolChoiceIn>,
     thinking: Option<Json>,
     #[serde(flatten)]
     sampling: Sampling,
@@ -61,6 +64,35 @@ struct ToolIn {
     description: String,
     #[serde(default)]
     input_schema: Json,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToolChoiceIn {
+    #[serde(rename = "type")]
+    kind: String,
+    name: Option<String>,
+    #[serde(default)]
+    disable_parallel_tool_use: bool,
+}
+
+fn tools(offered: Option<Vec<ToolIn>>, choice: Option<ToolChoiceIn>) -> ApiResult<Tools> {
+    let tool = |tool: ToolIn| {
+        let ToolIn { name, description, input_schema } = tool;
+        json!({"type": "function", "function": {"name": name, "description": description, "parameters": input_schema}})
+    };
+    let offered = Some(offered.unwrap_or_default().into_iter().map(tool).collect());
+    let Some(ToolChoiceIn { kind, name, disable_parallel_tool_use: one_call }) = choice else {
+        return Ok(Tools::auto(offered));
+    };
+    let choice = match (kind.as_str(), name) {
+        // What may not be called is not shown.
+        ("none", _) => return Ok(Tools::default()),
+        ("auto", _) => ToolChoice::Auto,
+        ("any", _) => ToolChoice::Required,
+        ("tool", Some(name)) => ToolChoice::Named(name),
+        _ => return Err(ApiError::bad("tool_choice has a type: auto, any, none, or tool with its name")),
+    };
+    Ok(Tools { choice, one_call, ..Tools::auto(offered) })
 }
 
 /// A message of blocks becomes one of text and calls, and one for each result of a tool.
@@ -108,7 +140,7 @@ async fn messages(State(state): State<Shared>, request: Request) -> Response {
 
 async fn try_messages(state: &Shared, request: Request) -> ApiResult<Response> {
     let client = http::client(&request);
-    let body: MessagesRequest = http::json(state, request).await?;
+    let (body, _room): (MessagesRequest, _) = http::json(state, request).await?;
     if body.messages.is_empty() {
         return Err(ApiError::bad("messages is empty"));
     }
@@ -116,17 +148,17 @@ async fn try_messages(state: &Shared, request: Request) -> ApiResult<Response> {
     if body.sampling.max_tokens.is_none() {
         return Err(ApiError::bad("max_tokens is required"));
     }
-    options.stop = body.stop_sequences.unwrap_or_default();
+    let stops = body.stop_sequences.unwrap_or_default();
+    if stops.len() > MAX_STOPS {
+        return Err(ApiError::bad(format!("stop_sequences has at most {MAX_STOPS} texts")));
+    }
+    options.stop = stops;
     let mut messages = Vec::new();
     messages.extend(text_of(&body.system)?.map(|text| Message::text("system", &text)));
     for message in body.messages {
         messages.extend(into_messages(message)?);
     }
-    let tool = |tool: ToolIn| {
-        let ToolIn { name, description, input_schema } = tool;
-        json!({"type": "function", "function": {"name": name, "description": description, "parameters": input_schema}})
-    };
-    let tools = body.tools.map(|tools| tools.into_iter().map(tool).collect());
+    let tools = tools(body.tools, body.tool_choice)?;
     let thinks = body.thinking.as_ref().and_then(|thinking| thinking.get("type")).and_then(Json::as_str);
     let think = match thinks {
         Some("disabled") => Some(false),

@@ -2,14 +2,16 @@
 
 use super::options::{Options, grammar, options};
 use super::{error_json, keep_alive, now, ok, respond};
-use crate::answer::{AnswerParser, Piece};
+use crate::answer::Piece;
 use crate::constrain::Grammar;
 use crate::error::{ApiError, ApiResult};
 use crate::http::{self, Framing, Gone, Writer};
+use crate::openai::{constraints, n_logprobs};
 use crate::prompt::{self, Conversation, Prompt, from_json};
 use crate::registry::{InUse, KeepAlive};
 use crate::running::{Ended, Job, News, Running, Whole, finish_reason};
 use crate::state::{Named, Shared, blocking};
+use crate::tools::Tools;
 use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::response::Response;
@@ -157,11 +159,9 @@ impl Asked {
     }
 
     /// Puts the request into the queue, with no more tokens than its context holds.
-    fn run(&self, prompt: Prompt) -> ApiResult<Running> {
-        let constraint = match &self.grammar {
-            Some(grammar) => Some(self.loaded.grammars()?.constraint(grammar)?),
-            None => None,
-        };
+    async fn run(&mut self, prompt: Prompt) -> ApiResult<Running> {
+        let mut constraints = constraints(&self.loaded, self.grammar.take(), 1).await?;
+        let constraint = constraints.pop().flatten();
         let mut options = self.options.generate.clone();
         options.max_tokens =
             options.max_tokens.min((self.context_len() + 1).saturating_sub(prompt.tokens.len()));
@@ -175,17 +175,13 @@ impl Asked {
         )
     }
 
-    async fn answer(self, prompt: Prompt, is_stream: bool, with_context: bool) -> ApiResult<Response> {
+    async fn answer(mut self, prompt: Prompt, is_stream: bool, with_context: bool) -> ApiResult<Response> {
         let n_dropped = prompt.n_dropped;
         let context = with_context.then(|| prompt.tokens.clone());
-        let (mut running, form) = blocking(move || {
-            let running = self.run(prompt)?;
-            Ok((
-                running,
-                Form { name: self.model.name, is_chat: self.is_chat, progress: self.options.progress },
-            ))
-        })
-        .await?;
+        let n_logprobs = if is_stream { 0 } else { n_logprobs(&self.options.generate, self.context_len()) };
+        let _answer_room = self.state.memory.logprobs_room(n_logprobs).await?;
+        let mut running = self.run(prompt).await?;
+        let form = Form { name: self.model.name, is_chat: self.is_chat, progress: self.options.progress };
         let mut response = if is_stream {
             http::stream(Framing::Ndjson, move |writer| async move {
                 let mut has_called = false;
@@ -322,7 +318,7 @@ pub(super) async fn generate(State(state): State<Shared>, request: Request) -> R
 
 async fn try_generate(state: &Shared, request: Request) -> ApiResult<Response> {
     let (client, progress) = (http::client(&request), http::wants_progress(request.headers()));
-    let body: GenerateRequest = http::json(state, request).await?;
+    let (body, _room): (GenerateRequest, _) = http::json(state, request).await?;
     let is_stream = body.common.stream != Some(false);
     if body.prompt.is_empty() && body.suffix.is_none() {
         return load_or_unload(state, &body.model, &body.common, false).await;
@@ -344,7 +340,7 @@ fn generate_prompt(asked: &Asked, body: GenerateRequest, think: Option<bool>) ->
     let context_len = asked.context_len();
     let as_it_is = |tokens: Vec<TokenId>| -> ApiResult<Prompt> {
         prompt::check_len(&tokens, context_len)?;
-        Ok(Prompt { tokens, parser: AnswerParser::plain(), n_dropped: 0 })
+        Ok(Prompt::of(tokens))
     };
     if let Some(suffix) = body.suffix.as_deref().filter(|suffix| !suffix.is_empty()) {
         return Ok((as_it_is(prompt::infill(model, loaded, &body.prompt, suffix)?)?, false));
@@ -360,7 +356,7 @@ fn generate_prompt(asked: &Asked, body: GenerateRequest, think: Option<bool>) ->
             messages.extend(body.system.as_deref().map(|system| Message::text("system", system)));
         }
         messages.push(Message::text("user", &body.prompt));
-        let conversation = Conversation { messages, tools: None, think, truncate: false };
+        let conversation = Conversation { messages, think, ..Conversation::default() };
         let mut model = model.clone();
         if let Some(template) = body.template {
             let created = model.created.get_or_insert_default();
@@ -387,7 +383,7 @@ pub(super) async fn chat(State(state): State<Shared>, request: Request) -> Respo
 
 async fn try_chat(state: &Shared, request: Request) -> ApiResult<Response> {
     let (client, progress) = (http::client(&request), http::wants_progress(request.headers()));
-    let body: ChatRequest = http::json(state, request).await?;
+    let (body, _room): (ChatRequest, _) = http::json(state, request).await?;
     if body.messages.is_empty() {
         return load_or_unload(state, &body.model, &body.common, true).await;
     }
@@ -400,7 +396,7 @@ async fn try_chat(state: &Shared, request: Request) -> ApiResult<Response> {
     }
     let think = body.common.think()?;
     let truncate = body.truncate != Some(false);
-    let conversation = Conversation { messages, tools: body.tools, think, truncate };
+    let conversation = Conversation { messages, tools: Tools::auto(body.tools), think, truncate };
     let asked = ask(state, &body.model, &body.common, client, progress, true).await?;
     let (asked, prompt) = blocking(move || {
         let prompt = prompt::chat(&asked.model, &asked.loaded, conversation, asked.context_len())?;

@@ -1,7 +1,7 @@
 //! `/api/tags`, `/api/ps` and `/api/show`.
 
 use super::{ok, respond};
-use crate::details::Details;
+use crate::details::{Details, tensors};
 use crate::error::ApiResult;
 use crate::http;
 use crate::registry::Loaded;
@@ -35,10 +35,10 @@ fn details_json(model: &Named, details: &Details) -> Json {
     json!({
         "parent_model": model.created.as_ref().map_or("", |created| &created.from),
         "format": "gguf",
-        "family": details.architecture,
-        "families": [details.architecture],
-        "parameter_size": details.parameter_size(),
-        "quantization_level": details.quantization,
+        "family": details.about.architecture,
+        "families": [details.about.architecture],
+        "parameter_size": details.about.parameters(),
+        "quantization_level": details.about.file_type,
     })
 }
 
@@ -83,7 +83,7 @@ struct ShowRequest {
 
 pub(super) async fn show(State(state): State<Shared>, request: Request) -> Response {
     let show = async {
-        let body: ShowRequest = http::json(&state, request).await?;
+        let (body, _room): (ShowRequest, _) = http::json(&state, request).await?;
         let name = if body.model.is_empty() { &body.name } else { &body.model };
         let model = state.named(name)?;
         let shown = blocking(move || show_json(&model, body.verbose)).await?;
@@ -135,7 +135,7 @@ fn show_json(model: &Named, verbose: bool) -> ApiResult<Json> {
         }
     }
     if verbose {
-        shown["tensors"] = details.tensors();
+        shown["tensors"] = tensors(&model.base.path)?;
     }
     Ok(shown)
 }

@@ -1,12 +1,14 @@
 //! Making, copying, deleting and fetching models.
 
 use super::{error_json, ok, options, respond};
+use crate::catalog::PullProgress;
 use crate::error::{ApiError, ApiResult};
-use crate::http::{self, Framing};
+use crate::http::{self, Framing, NameInPath};
 use crate::library::{Created, cannot, hex};
+use crate::pulls::PullState;
 use crate::state::{Shared, blocking, tagged};
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use rawrz_text::ChatTemplate;
@@ -14,7 +16,11 @@ use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
 use sha2::{Digest, Sha256};
 use std::pin::Pin;
+use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+
+/// The time between two lines of a fetch's progress.
+const PULL_PERIOD: Duration = Duration::from_millis(60);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -40,7 +46,7 @@ pub(super) async fn create(State(state): State<Shared>, request: Request) -> Res
 }
 
 async fn try_create(state: &Shared, request: Request) -> ApiResult<Response> {
-    let body: CreateRequest = http::json(state, request).await?;
+    let (body, _room): (CreateRequest, _) = http::json(state, request).await?;
     let is_stream = body.stream != Some(false);
     let made = {
         let state = state.clone();
@@ -122,7 +128,7 @@ struct CopyRequest {
 
 pub(super) async fn copy(State(state): State<Shared>, request: Request) -> Response {
     let copy = async {
-        let body: CopyRequest = http::json(&state, request).await?;
+        let (body, _room): (CopyRequest, _) = http::json(&state, request).await?;
         let state = state.clone();
         blocking(move || {
             let from =
@@ -152,7 +158,7 @@ impl NameRequest {
 
 pub(super) async fn delete(State(state): State<Shared>, request: Request) -> Response {
     let delete = async {
-        let body: NameRequest = http::json(&state, request).await?;
+        let (body, _room): (NameRequest, _) = http::json(&state, request).await?;
         let state = state.clone();
         blocking(move || {
             let name = tagged(body.name());
@@ -176,52 +182,64 @@ pub(super) async fn pull(State(state): State<Shared>, request: Request) -> Respo
 }
 
 async fn try_pull(state: &Shared, request: Request) -> ApiResult<Response> {
-    let body: NameRequest = http::json(state, request).await?;
+    let (body, _room): (NameRequest, _) = http::json(state, request).await?;
     if body.name().is_empty() {
         return Err(ApiError::bad("model is required"));
     }
-    let (sender, mut progress) = tokio::sync::mpsc::channel(16);
-    let catalog = std::sync::Arc::clone(&state.catalog);
     let name = body.name().strip_suffix(":latest").unwrap_or(body.name()).to_owned();
-    let pulling = tokio::task::spawn_blocking(move || {
-        // Progress that nobody takes in time is told by the next.
-        catalog.pull(&name, &mut |told| drop(sender.try_send(told)))
-    });
-    let ended = |joined: Result<Result<(), String>, _>| match joined {
-        Ok(result) => result.map_err(ApiError::bad),
-        Err(_) => Err(ApiError::internal("the fetch failed unexpectedly")),
-    };
+    let pull = state.pulls.join(name, &state.catalog);
+    let mut states = pull.follow();
     if body.stream == Some(false) {
-        while progress.recv().await.is_some() {}
-        ended(pulling.await)?;
+        let ended = states.wait_for(|state| matches!(state, PullState::Ended(_))).await;
+        let ended = ended.map_err(|_| ApiError::internal("the fetch has no end"))?.clone();
+        if let PullState::Ended(Err(problem)) = ended {
+            return Err(ApiError::bad(problem));
+        }
         return ok(&json!({"status": "success"}));
     }
     Ok(http::stream(Framing::Ndjson, move |writer| async move {
-        let mut line = json!({"status": "pulling manifest"});
-        while writer.json(&line).await.is_ok() {
-            let Some(told) = progress.recv().await else { break };
-            line = json!({"status": told.status});
-            for (key, value) in [("total", told.total), ("completed", told.completed)] {
-                if let Some(value) = value {
-                    line[key] = value.into();
-                }
-            }
+        // The fetch goes on as long as somebody holds it.
+        let _pull = pull;
+        let first = json!({"status": "pulling manifest"});
+        if writer.json(&first).await.is_err() {
+            return;
         }
-        let last = match ended(pulling.await) {
-            Ok(()) => json!({"status": "success"}),
-            Err(error) => error_json(&error),
-        };
-        let _ = writer.json(&last).await;
+        while states.changed().await.is_ok() {
+            let (line, has_ended) = match states.borrow_and_update().clone() {
+                PullState::Begun => continue,
+                PullState::Told(told) => (progress_json(told), false),
+                PullState::Ended(Ok(())) => (json!({"status": "success"}), true),
+                PullState::Ended(Err(problem)) => (error_json(&ApiError::bad(problem)), true),
+            };
+            if writer.json(&line).await.is_err() || has_ended {
+                break;
+            }
+            tokio::time::sleep(PULL_PERIOD).await;
+        }
     }))
+}
+
+fn progress_json(told: PullProgress) -> Json {
+    let mut line = json!({"status": told.status});
+    if let Some(digest) = told.digest {
+        line["digest"] = digest.into();
+    }
+    for (key, value) in [("total", told.total), ("completed", told.completed)] {
+        if let Some(value) = value {
+            line[key] = value.into();
+        }
+    }
+    line
 }
 
 pub(super) async fn push() -> Response {
     respond(Err(ApiError::bad("there is no registry to push to: models stay on this machine")))
 }
 
-pub(super) async fn has_blob(State(state): State<Shared>, Path(digest): Path<String>) -> Response {
+pub(super) async fn has_blob(State(state): State<Shared>, digest: NameInPath) -> Response {
     let mut response = Response::new(Body::empty());
-    *response.status_mut() = match state.library.blob(&digest) {
+    let path = http::name_in_path(digest).and_then(|digest| state.library.blob(&digest));
+    *response.status_mut() = match path {
         Ok(path) if path.is_file() => StatusCode::OK,
         Ok(_) => StatusCode::NOT_FOUND,
         Err(error) => error.status,
@@ -229,12 +247,9 @@ pub(super) async fn has_blob(State(state): State<Shared>, Path(digest): Path<Str
     response
 }
 
-pub(super) async fn put_blob(
-    State(state): State<Shared>,
-    Path(digest): Path<String>,
-    request: Request,
-) -> Response {
-    respond(try_put_blob(&state, &digest, request.into_body()).await)
+pub(super) async fn put_blob(State(state): State<Shared>, digest: NameInPath, request: Request) -> Response {
+    let put = async { try_put_blob(&state, &http::name_in_path(digest)?, request.into_body()).await };
+    respond(put.await)
 }
 
 /// Writes a body beside its place, and puts it there when its digest is right.

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub(crate) use generate::{MAX_TOP_LOGPROBS, logprob_json};
 pub(crate) use list::expires_at;
-pub(crate) use options::stops;
+pub(crate) use options::{MAX_STOPS, stops};
 
 /// The version that clients are told, as numbers only: some compare them.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -6,7 +6,7 @@ use rawrz_engine::{GenerateOptions, SamplerOptions};
 use serde_json::{Map, Value as Json};
 
 /// Most stop strings of a request.
-const MAX_STOPS: usize = 64;
+pub(crate) const MAX_STOPS: usize = 64;
 
 /// What `options` says, on top of what the model's parameters say.
 #[derive(Clone, Debug, Default)]

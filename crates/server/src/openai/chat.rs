@@ -1,18 +1,20 @@
 //! `/v1/chat/completions`.
 
 use super::sampling::{Ready, Sampling, grammar, logprobs};
-use super::{fresh_id, now, ok, respond, usage};
+use super::tools::tools;
+use super::{fresh_id, now, ok, respond, usage_of};
 use crate::answer::Piece;
+use crate::choices::{Choice, Choices, n_choices};
 use crate::error::{ApiError, ApiResult};
 use crate::http::{self, Framing, Gone, Writer};
 use crate::ollama::logprob_json;
 use crate::prompt::{self, Conversation, from_json};
 use crate::registry::InUse;
-use crate::running::{Ended, News, Running, Whole, finish_reason};
+use crate::running::{News, Whole, finish_reason};
 use crate::state::Shared;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use rawrz_engine::Step;
+use rawrz_engine::{Generated, Step};
 use rawrz_text::{Json as TextJson, Message};
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
@@ -26,6 +28,7 @@ struct ChatRequest {
     stream_options: Option<StreamOptions>,
     tools: Option<Vec<Json>>,
     tool_choice: Option<Json>,
+    parallel_tool_calls: Option<bool>,
     response_format: Option<Json>,
     logprobs: Option<bool>,
     top_logprobs: Option<usize>,
@@ -113,41 +116,39 @@ pub(super) async fn completions(State(state): State<Shared>, request: Request) -
 
 async fn try_completions(state: &Shared, request: Request) -> ApiResult<Response> {
     let (client, progress) = (http::client(&request), http::wants_progress(request.headers()));
-    let body: ChatRequest = http::json(state, request).await?;
+    let (body, _room): (ChatRequest, _) = http::json(state, request).await?;
     if body.messages.is_empty() {
         return Err(ApiError::bad("messages is empty"));
     }
-    if body.n.is_some_and(|n| n != 1) {
-        return Err(ApiError::bad(
-            "n other than 1 is not supported; send several requests, they share passes",
-        ));
-    }
+    let n = n_choices(body.n)?;
     let mut options = body.sampling.options()?;
     options.logprobs = logprobs(body.logprobs == Some(true), body.top_logprobs)?;
     let grammar = grammar(body.response_format.as_ref())?;
-    let no_tools = body.tool_choice.as_ref().and_then(Json::as_str) == Some("none");
     let messages: Vec<Message> = body.messages.into_iter().map(into_message).collect::<ApiResult<_>>()?;
     let kwargs = body.chat_template_kwargs.unwrap_or_default();
     let think = match body.reasoning_effort.as_deref() {
         Some("none" | "minimal") => Some(false),
         _ => kwargs.get("enable_thinking").and_then(Json::as_bool),
     };
-    let tools = body.tools.filter(|_| !no_tools);
+    let tools = tools(body.tools, body.tool_choice.as_ref(), body.parallel_tool_calls)?;
     let conversation = Conversation { messages, tools, think, truncate: false };
     let ready = Ready::new(state, &body.model, client).await?;
     let form = Form { id: fresh_id("chatcmpl-"), created: now(), model: body.model };
     let make =
         move |ready: &Ready| prompt::chat(&ready.model, &ready.loaded, conversation, ready.context_len());
-    let running = ready.run(options, grammar, make).await?;
+    let _answer_room = match body.stream {
+        Some(true) => None,
+        _ => Some(ready.logprobs_room(&options, n).await?),
+    };
+    let choices = ready.run_choices(options, grammar, n, make).await?;
     if body.stream == Some(true) {
         let include_usage = body.stream_options.is_some_and(|options| options.include_usage);
         return Ok(http::stream(Framing::Sse, move |writer| async move {
-            let _ = form.stream(&writer, running, include_usage, progress).await;
+            let _ = form.stream(&writer, choices, n, include_usage, progress).await;
         }));
     }
-    let loaded = running.model().clone();
-    let (pieces, steps, ended) = running.collect().await?;
-    ok(&form.whole(pieces, &steps, &ended, &loaded))
+    let loaded = choices.model().clone();
+    ok(&form.whole(choices.collect().await?, &loaded))
 }
 
 /// How answers look.
@@ -158,34 +159,16 @@ struct Form {
 }
 
 impl Form {
-    fn whole(&self, pieces: Vec<Piece>, steps: &[Step], ended: &Ended, loaded: &InUse) -> Json {
-        let whole = Whole::of(pieces);
-        let mut message = json!({"role": "assistant", "content": whole.text});
-        if !whole.thinking.is_empty() {
-            message["reasoning_content"] = whole.thinking.into();
-        }
-        let mut finish = finish_reason(ended.generated.finish);
-        if !whole.calls.is_empty() {
-            let calls = whole.calls.iter().map(|(name, arguments)| call_json(name, arguments));
-            message["tool_calls"] = calls.collect();
-            if whole.text.is_empty() {
-                message["content"] = Json::Null;
-            }
-            finish = "tool_calls";
-        }
-        let generated = &ended.generated;
+    fn whole(&self, all: Vec<Choice>, loaded: &InUse) -> Json {
+        let usage = usage_of(all.iter().map(|choice| &choice.ended.generated));
+        let choices = all.into_iter().enumerate().map(|(index, choice)| choice_json(index, choice, loaded));
         json!({
             "id": self.id,
             "object": "chat.completion",
             "created": self.created,
             "model": self.model,
-            "choices": [{
-                "index": 0,
-                "message": message,
-                "logprobs": logprobs_json(loaded, steps),
-                "finish_reason": finish,
-            }],
-            "usage": usage(generated.prompt_tokens, generated.reused_tokens, generated.tokens.len()),
+            "choices": choices.collect::<Vec<_>>(),
+            "usage": usage,
         })
     }
 
@@ -199,22 +182,24 @@ impl Form {
         })
     }
 
-    fn delta(&self, delta: &Json, logprobs: Json, finish: Option<&str>) -> Json {
-        self.chunk(json!([{"index": 0, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]))
+    fn delta(&self, index: usize, delta: &Json, logprobs: Json, finish: Option<&str>) -> Json {
+        self.chunk(json!([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}]))
     }
 
     async fn stream(
         &self,
         writer: &Writer,
-        mut running: Running,
+        mut choices: Choices,
+        n: usize,
         include_usage: bool,
         progress: bool,
     ) -> Result<(), Gone> {
-        let mut n_calls = 0;
-        let mut has_begun = false;
+        // Calls of each answer; `None` before its first chunk.
+        let mut n_calls: Vec<Option<usize>> = vec![None; n];
+        let mut all: Vec<Generated> = Vec::new();
         loop {
-            let news = match running.next().await {
-                Ok(Some(news)) => news,
+            let (index, news) = match choices.next().await {
+                Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(error) => {
                     writer.json(&super::error_json(&error)).await?;
@@ -223,21 +208,21 @@ impl Form {
             };
             match news {
                 News::Prompt { done, total } => {
-                    if progress {
+                    if progress && index == 0 {
                         let mut chunk = self.chunk(json!([]));
                         chunk["rawrz_progress"] = json!({"prompt_done": done, "prompt_total": total});
                         writer.json(&chunk).await?;
                     }
                 }
                 News::Answer { pieces, steps } => {
-                    if !has_begun {
+                    if n_calls[index].is_none() {
                         let first = json!({"role": "assistant", "content": ""});
-                        writer.json(&self.delta(&first, Json::Null, None)).await?;
-                        has_begun = true;
+                        writer.json(&self.delta(index, &first, Json::Null, None)).await?;
                     }
-                    let mut logprobs = logprobs_json(running.model(), &steps);
+                    let n_calls = n_calls[index].get_or_insert(0);
+                    let mut logprobs = logprobs_json(choices.model(), &steps);
                     if pieces.is_empty() {
-                        writer.json(&self.delta(&json!({}), logprobs.take(), None)).await?;
+                        writer.json(&self.delta(index, &json!({}), logprobs.take(), None)).await?;
                     }
                     for piece in pieces {
                         let delta = match piece {
@@ -245,29 +230,52 @@ impl Form {
                             Piece::Thinking(text) => json!({"reasoning_content": text}),
                             Piece::Call { name, arguments } => {
                                 let mut call = call_json(&name, &arguments);
-                                call["index"] = n_calls.into();
-                                n_calls += 1;
+                                call["index"] = (*n_calls).into();
+                                *n_calls += 1;
                                 json!({"tool_calls": [call]})
                             }
                         };
-                        writer.json(&self.delta(&delta, logprobs.take(), None)).await?;
+                        writer.json(&self.delta(index, &delta, logprobs.take(), None)).await?;
                     }
                 }
                 News::End(ended) => {
-                    let generated = &ended.generated;
-                    let finish = if n_calls > 0 { "tool_calls" } else { finish_reason(generated.finish) };
-                    writer.json(&self.delta(&json!({}), Json::Null, Some(finish))).await?;
-                    if include_usage {
-                        let mut chunk = self.chunk(json!([]));
-                        let n_tokens = generated.tokens.len();
-                        chunk["usage"] = usage(generated.prompt_tokens, generated.reused_tokens, n_tokens);
-                        writer.json(&chunk).await?;
-                    }
+                    let has_calls = n_calls[index].is_some_and(|n| n > 0);
+                    let finish = if has_calls { "tool_calls" } else { finish_reason(ended.generated.finish) };
+                    writer.json(&self.delta(index, &json!({}), Json::Null, Some(finish))).await?;
+                    all.push(ended.generated);
                 }
             }
         }
+        if include_usage {
+            let mut chunk = self.chunk(json!([]));
+            chunk["usage"] = usage_of(all.iter());
+            writer.json(&chunk).await?;
+        }
         writer.raw("data: [DONE]\n\n".to_owned()).await
     }
+}
+
+fn choice_json(index: usize, choice: Choice, loaded: &InUse) -> Json {
+    let whole = Whole::of(choice.pieces);
+    let mut message = json!({"role": "assistant", "content": whole.text});
+    if !whole.thinking.is_empty() {
+        message["reasoning_content"] = whole.thinking.into();
+    }
+    let mut finish = finish_reason(choice.ended.generated.finish);
+    if !whole.calls.is_empty() {
+        let calls = whole.calls.iter().map(|(name, arguments)| call_json(name, arguments));
+        message["tool_calls"] = calls.collect();
+        if whole.text.is_empty() {
+            message["content"] = Json::Null;
+        }
+        finish = "tool_calls";
+    }
+    json!({
+        "index": index,
+        "message": message,
+        "logprobs": logprobs_json(loaded, &choice.steps),
+        "finish_reason": finish,
+    })
 }
 
 fn call_json(name: &str, arguments: &TextJson) -> Json {

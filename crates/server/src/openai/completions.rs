@@ -2,21 +2,22 @@
 
 use super::chat::StreamOptions;
 use super::sampling::{Ready, Sampling, grammar};
-use super::{fresh_id, now, ok, respond, usage};
-use crate::answer::{AnswerParser, Piece};
+use super::{fresh_id, now, ok, respond, usage_of};
+use crate::choices::{Choice, Choices, n_choices};
 use crate::error::{ApiError, ApiResult};
 use crate::http::{self, Framing, Gone, Writer};
 use crate::ollama::MAX_TOP_LOGPROBS;
 use crate::prompt::{self, Prompt};
 use crate::registry::InUse;
-use crate::running::{News, Running, Whole, finish_reason};
+use crate::running::{News, Whole, finish_reason};
 use crate::state::Shared;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use rawrz_engine::{GenerateOptions, Step};
+use rawrz_engine::{GenerateOptions, Generated, Step};
 use rawrz_text::TokenId;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json, json};
+use std::collections::HashSet;
 
 /// Tokens that are made when nobody says how many, as OpenAI has it.
 const DEFAULT_MAX_TOKENS: usize = 16;
@@ -67,9 +68,10 @@ pub(super) async fn completions(State(state): State<Shared>, request: Request) -
 
 async fn try_completions(state: &Shared, request: Request) -> ApiResult<Response> {
     let client = http::client(&request);
-    let body: CompletionRequest = http::json(state, request).await?;
-    if body.n.is_some_and(|n| n != 1) || body.best_of.is_some_and(|n| n != 1) {
-        return Err(ApiError::bad("n and best_of other than 1 are not supported"));
+    let (body, _room): (CompletionRequest, _) = http::json(state, request).await?;
+    let n = n_choices(body.n)?;
+    if body.best_of.is_some_and(|best_of| best_of != n) {
+        return Err(ApiError::bad("best_of other than n is not supported"));
     }
     if body.logprobs.is_some_and(|k| k > MAX_TOP_LOGPROBS) {
         return Err(ApiError::bad(format!("logprobs is at most {MAX_TOP_LOGPROBS}")));
@@ -100,22 +102,30 @@ async fn try_completions(state: &Shared, request: Request) -> ApiResult<Response
             return Err(ApiError::bad(format!("a token is outside the vocabulary of {vocab_len}")));
         }
         prompt::check_len(&tokens, ready.context_len())?;
-        Ok(Prompt { tokens, parser: AnswerParser::plain(), n_dropped: 0 })
+        Ok(Prompt::of(tokens))
     };
-    let running = ready.run(options, grammar, make).await?;
+    let _answer_room = match body.stream {
+        Some(true) => None,
+        _ => Some(ready.logprobs_room(&options, n).await?),
+    };
+    let choices = ready.run_choices(options, grammar, n, make).await?;
     let form = Form { id: fresh_id("cmpl-"), created: now(), model: body.model };
     if body.stream == Some(true) {
         let include_usage = body.stream_options.is_some_and(|options| options.include_usage);
         return Ok(http::stream(Framing::Sse, move |writer| async move {
-            let _ = form.stream(&writer, running, echo, include_usage).await;
+            let _ = form.stream(&writer, choices, &echo, include_usage).await;
         }));
     }
-    let loaded = running.model().clone();
-    let (pieces, steps, ended) = running.collect().await?;
-    let generated = &ended.generated;
-    let text = echo + &Whole::of(pieces).text;
-    let mut whole = form.chunk(&text, logprobs_json(&loaded, &steps), Some(finish_reason(generated.finish)));
-    whole["usage"] = usage(generated.prompt_tokens, generated.reused_tokens, generated.tokens.len());
+    let loaded = choices.model().clone();
+    let all = choices.collect().await?;
+    let usage = usage_of(all.iter().map(|choice| &choice.ended.generated));
+    let choice = |(index, choice): (usize, Choice)| {
+        let text = echo.clone() + &Whole::of(choice.pieces).text;
+        let finish = finish_reason(choice.ended.generated.finish);
+        choice_json(index, &text, logprobs_json(&loaded, &choice.steps), Some(finish))
+    };
+    let mut whole = form.chunk(all.into_iter().enumerate().map(choice).collect());
+    whole["usage"] = usage;
     ok(&whole)
 }
 
@@ -126,54 +136,63 @@ struct Form {
 }
 
 impl Form {
-    fn chunk(&self, text: &str, logprobs: Json, finish: Option<&str>) -> Json {
+    fn chunk(&self, choices: Json) -> Json {
         json!({
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
             "model": self.model,
-            "choices": [{"index": 0, "text": text, "logprobs": logprobs, "finish_reason": finish}],
+            "choices": choices,
         })
     }
 
     async fn stream(
         &self,
         writer: &Writer,
-        mut running: Running,
-        echo: String,
+        mut choices: Choices,
+        echo: &str,
         include_usage: bool,
     ) -> Result<(), Gone> {
-        if !echo.is_empty() {
-            writer.json(&self.chunk(&echo, Json::Null, None)).await?;
-        }
+        let mut all: Vec<Generated> = Vec::new();
+        // Whose prompt was repeated.
+        let mut echoed = HashSet::new();
         loop {
-            match running.next().await {
-                Ok(Some(News::Prompt { .. })) => {}
-                Ok(Some(News::Answer { pieces, steps })) => {
-                    let text =
-                        Whole::of(pieces.into_iter().filter(|p| matches!(p, Piece::Text(_))).collect()).text;
-                    writer.json(&self.chunk(&text, logprobs_json(running.model(), &steps), None)).await?;
-                }
-                Ok(Some(News::End(ended))) => {
-                    let generated = &ended.generated;
-                    writer.json(&self.chunk("", Json::Null, Some(finish_reason(generated.finish)))).await?;
-                    if include_usage {
-                        let mut chunk = self.chunk("", Json::Null, None);
-                        chunk["choices"] = json!([]);
-                        let n_tokens = generated.tokens.len();
-                        chunk["usage"] = usage(generated.prompt_tokens, generated.reused_tokens, n_tokens);
-                        writer.json(&chunk).await?;
-                    }
-                }
+            let (index, news) = match choices.next().await {
+                Ok(Some(next)) => next,
                 Ok(None) => break,
                 Err(error) => {
                     writer.json(&super::error_json(&error)).await?;
                     return Ok(());
                 }
+            };
+            if !echo.is_empty() && echoed.insert(index) {
+                writer.json(&self.chunk(json!([choice_json(index, echo, Json::Null, None)]))).await?;
             }
+            let choice = match news {
+                News::Prompt { .. } => continue,
+                News::Answer { pieces, steps } => {
+                    let text = Whole::of(pieces).text;
+                    choice_json(index, &text, logprobs_json(choices.model(), &steps), None)
+                }
+                News::End(ended) => {
+                    let finish = finish_reason(ended.generated.finish);
+                    all.push(ended.generated);
+                    choice_json(index, "", Json::Null, Some(finish))
+                }
+            };
+            writer.json(&self.chunk(json!([choice]))).await?;
+        }
+        if include_usage {
+            let mut chunk = self.chunk(json!([]));
+            chunk["usage"] = usage_of(all.iter());
+            writer.json(&chunk).await?;
         }
         writer.raw("data: [DONE]\n\n".to_owned()).await
     }
+}
+
+fn choice_json(index: usize, text: &str, logprobs: Json, finish: Option<&str>) -> Json {
+    json!({"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish})
 }
 
 /// The older form: lists beside each other.

@@ -4,12 +4,12 @@ use super::{ok, respond, usage};
 use crate::details::Details;
 use crate::embedding::{Input, Inputs, embed};
 use crate::error::{ApiError, ApiResult};
-use crate::http;
+use crate::http::{self, NameInPath};
 use crate::state::{Named, Shared, blocking};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::response::Response;
 use rawrz_text::TokenId;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 fn model_json(model: &Named) -> Json {
@@ -20,7 +20,7 @@ fn model_json(model: &Named) -> Json {
         "object": "model",
         "created": model.created.as_ref().map_or(of_file, |created| created.modified_unix_s),
         "owned_by": "library",
-        "context_length": details.and_then(|details| details.context_len),
+        "context_length": details.and_then(|details| details.about.context_len),
     })
 }
 
@@ -29,9 +29,12 @@ pub(super) async fn models(State(state): State<Shared>) -> Response {
     respond(listed.and_then(|models| ok(&json!({"object": "list", "data": models}))))
 }
 
-pub(super) async fn model(State(state): State<Shared>, Path(id): Path<String>) -> Response {
-    let found = blocking(move || Ok(model_json(&state.named(&id)?))).await;
-    respond(found.and_then(|model| ok(&model)))
+pub(super) async fn model(State(state): State<Shared>, id: NameInPath) -> Response {
+    let find = async {
+        let id = http::name_in_path(id)?;
+        ok(&blocking(move || Ok(model_json(&state.named(&id)?))).await?)
+    };
+    respond(find.await)
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -49,7 +52,7 @@ pub(super) async fn embeddings(State(state): State<Shared>, request: Request) ->
 
 async fn try_embeddings(state: &Shared, request: Request) -> ApiResult<Response> {
     let client = http::client(&request);
-    let body: EmbeddingRequest = http::json(state, request).await?;
+    let (body, _room): (EmbeddingRequest, _) = http::json(state, request).await?;
     let as_base64 = match body.encoding_format.as_deref() {
         None | Some("float") => false,
         Some("base64") => true,
@@ -62,15 +65,39 @@ async fn try_embeddings(state: &Shared, request: Request) -> ApiResult<Response>
     let inputs = Inputs { texts, truncate: false, dimensions: body.dimensions, num_ctx: None };
     let model = state.named(&body.model)?;
     let embedded = embed(state, &model, inputs, None, client).await?;
-    let data = embedded.vectors.iter().enumerate().map(|(index, vector)| {
-        let vector = if as_base64 { json!(base64(vector)) } else { json!(vector) };
-        json!({"object": "embedding", "index": index, "embedding": vector})
-    });
+    let datum = |(index, vector): (usize, Vec<f32>)| Datum {
+        object: "embedding",
+        index,
+        embedding: if as_base64 { Vector::Base64(base64(&vector)) } else { Vector::Floats(vector) },
+    };
+    let data = embedded.vectors.into_iter().enumerate().map(datum).collect();
     let mut usage = usage(embedded.n_tokens, 0, 0);
     if let Some(usage) = usage.as_object_mut() {
         usage.retain(|key, _| key == "prompt_tokens" || key == "total_tokens");
     }
-    ok(&json!({"object": "list", "data": data.collect::<Vec<_>>(), "model": body.model, "usage": usage}))
+    http::held(&Embeddings { object: "list", data, model: body.model, usage }, embedded.room)
+}
+
+#[derive(Serialize)]
+struct Embeddings {
+    object: &'static str,
+    data: Vec<Datum>,
+    model: String,
+    usage: Json,
+}
+
+#[derive(Serialize)]
+struct Datum {
+    object: &'static str,
+    index: usize,
+    embedding: Vector,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Vector {
+    Floats(Vec<f32>),
+    Base64(String),
 }
 
 /// A text, a list of texts, a list of tokens, or a list of such lists.

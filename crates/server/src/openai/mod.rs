@@ -5,9 +5,10 @@ mod completions;
 mod list;
 mod responses;
 mod sampling;
+mod tools;
 
 pub(crate) use chat::text_of;
-pub(crate) use sampling::{Ready, Sampling};
+pub(crate) use sampling::{Ready, Sampling, constraints, n_logprobs};
 
 use crate::error::{ApiError, ApiResult};
 use crate::http;
@@ -16,6 +17,7 @@ use axum::Router;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::{get, post};
+use rawrz_engine::Generated;
 use serde_json::{Value as Json, json};
 use std::hash::{BuildHasher, RandomState};
 
@@ -56,6 +58,18 @@ fn now() -> i64 {
 /// A name that no other answer has.
 pub(crate) fn fresh_id(prefix: &str) -> String {
     format!("{prefix}{:016x}{:016x}", RandomState::new().hash_one(0), RandomState::new().hash_one(1))
+}
+
+/// Of answers to one prompt.
+fn usage_of<'a>(all: impl Iterator<Item = &'a Generated>) -> Json {
+    let (mut prompt_tokens, mut reused, mut tokens) = (0, None, 0);
+    for generated in all {
+        prompt_tokens = generated.prompt_tokens;
+        // What all of them found in a cache was there before the first.
+        reused = Some(reused.map_or(generated.reused_tokens, |n: usize| n.min(generated.reused_tokens)));
+        tokens += generated.tokens.len();
+    }
+    usage(prompt_tokens, reused.unwrap_or(0), tokens)
 }
 
 fn usage(prompt_tokens: usize, reused: usize, tokens: usize) -> Json {

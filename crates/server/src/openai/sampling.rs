@@ -1,13 +1,15 @@
 //! What requests set of sampling, and what is common to their dialects: the model, its load, the queue.
 
+use crate::choices::Choices;
 use crate::constrain::Grammar;
 use crate::error::{ApiError, ApiResult};
+use crate::memory::BodyRoom;
 use crate::ollama::{MAX_TOP_LOGPROBS, stops};
 use crate::prompt::Prompt;
 use crate::registry::InUse;
 use crate::running::{Job, Running};
 use crate::state::{Named, Shared, blocking};
-use rawrz_engine::{GenerateOptions, SamplerOptions, Work};
+use rawrz_engine::{Constraint, GenerateOptions, SamplerOptions, Work};
 use serde::Deserialize;
 use serde_json::Value as Json;
 use std::time::{Duration, Instant};
@@ -116,25 +118,95 @@ impl Ready {
         self.loaded.engine().context_len()
     }
 
-    /// Makes a prompt and puts the request into the queue. Gives the prompt's text too.
+    /// Room for the log-probabilities of `n` answers that are told whole.
+    pub(crate) async fn logprobs_room(&self, options: &GenerateOptions, n: usize) -> ApiResult<BodyRoom> {
+        let most = n_logprobs(options, self.context_len());
+        self.state.memory.logprobs_room(most.saturating_mul(n)).await
+    }
+
+    /// Makes a prompt and puts the request into the queue.
     pub(crate) async fn run(
         self,
         options: GenerateOptions,
         grammar: Option<Grammar>,
         prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
     ) -> ApiResult<Running> {
-        blocking(move || {
-            let Prompt { tokens, parser, .. } = prompt(&self)?;
-            let constraint = match &grammar {
-                Some(grammar) => Some(self.loaded.grammars()?.constraint(grammar)?),
-                None => None,
-            };
-            let room = (self.context_len() + 1).saturating_sub(tokens.len());
-            let options = GenerateOptions { max_tokens: options.max_tokens.min(room), ..options };
-            let Ready { state, loaded, client, started, load, .. } = self;
-            let work = Work::Generate { options, constraint };
-            Running::start(&state, loaded, Job { prompt: tokens, work, client, parser, started, load })
-        })
-        .await
+        let mut jobs = self.jobs(options, grammar, 1, prompt).await?;
+        let none = || ApiError::internal("nothing was to be done");
+        Running::start(&jobs.state, jobs.loaded, jobs.all.pop().ok_or_else(none)?)
     }
+
+    /// The same for `n` answers; with a seed, each has the seed after the one before.
+    pub(crate) async fn run_choices(
+        self,
+        options: GenerateOptions,
+        grammar: Option<Grammar>,
+        n: usize,
+        prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
+    ) -> ApiResult<Choices> {
+        let Jobs { state, loaded, all } = self.jobs(options, grammar, n, prompt).await?;
+        Choices::start(&state, loaded, all)
+    }
+
+    async fn jobs(
+        self,
+        options: GenerateOptions,
+        grammar: Option<Grammar>,
+        n: usize,
+        prompt: impl FnOnce(&Ready) -> ApiResult<Prompt> + Send + 'static,
+    ) -> ApiResult<Jobs> {
+        let (ready, mut prompt) = blocking(move || {
+            let prompt = prompt(&self)?;
+            Ok((self, prompt))
+        })
+        .await?;
+        // What a prompt has to be followed by goes before `grammar`, which is about a text.
+        let grammar = prompt.grammar.take().or(grammar);
+        let constraints = constraints(&ready.loaded, grammar, n).await?;
+        let room = (ready.context_len() + 1).saturating_sub(prompt.tokens.len());
+        let job = |(i, constraint): (usize, Option<Box<dyn Constraint>>)| {
+            let mut options = options.clone();
+            options.max_tokens = options.max_tokens.min(room);
+            options.sampler.seed = options.sampler.seed.map(|seed| seed.wrapping_add(i as u64));
+            let work = Work::Generate { options, constraint };
+            let Prompt { tokens, parser, .. } = prompt.clone();
+            let (client, started, load) = (ready.client, ready.started, ready.load);
+            Job { prompt: tokens, work, client, parser, started, load }
+        };
+        let all = constraints.into_iter().enumerate().map(job).collect();
+        Ok(Jobs { state: ready.state, loaded: ready.loaded, all })
+    }
+}
+
+/// Most log-probabilities of an answer: of each token, and of those beside it.
+pub(crate) fn n_logprobs(options: &GenerateOptions, context_len: usize) -> usize {
+    options.logprobs.map_or(0, |top| (top + 1) * options.max_tokens.min(context_len))
+}
+
+/// What is to be done for the choices of a request.
+struct Jobs {
+    state: Shared,
+    loaded: InUse,
+    all: Vec<Job>,
+}
+
+/// What makes each of `n` texts follow `grammar`, once there is memory for it.
+pub(crate) async fn constraints(
+    loaded: &InUse,
+    grammar: Option<Grammar>,
+    n: usize,
+) -> ApiResult<Vec<Option<Box<dyn Constraint>>>> {
+    let Some(grammar) = grammar else { return Ok((0..n).map(|_| None).collect()) };
+    let mut places = loaded.grammar_places(n).await?;
+    let loaded = loaded.clone();
+    blocking(move || {
+        let grammars = loaded.grammars()?;
+        let constraint = |_| {
+            let place =
+                places.split(1).ok_or_else(|| ApiError::internal("there are more texts than places"))?;
+            grammars.constraint(&grammar, place).map(Some)
+        };
+        (0..n).map(constraint).collect()
+    })
+    .await
 }

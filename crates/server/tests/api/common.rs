@@ -1,17 +1,24 @@
 //! A server over tiny models with random weights, and a client of plain sockets.
 
+use rawrz_engine::Cancel;
 use rawrz_server::{Catalog, CatalogEntry, PullProgress, Server, ServerOptions};
 use serde_json::Value as Json;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// The tiny models of the repository under short names.
-pub(crate) struct Tiny;
+/// The tiny models of the repository under short names. `slow` is one that a fetch never gets.
+#[derive(Default)]
+pub(crate) struct Tiny {
+    /// Fetches of `slow` under way, and all there were.
+    pub(crate) pulling: AtomicUsize,
+    pub(crate) pulls: AtomicUsize,
+}
 
 const MODELS: [(&str, &str); 2] = [("tiny", "llama-linear.gguf"), ("other", "qwen2-tied.gguf")];
 
@@ -21,9 +28,24 @@ impl Catalog for Tiny {
         MODELS.map(|(name, file)| CatalogEntry { name: name.to_owned(), path: folder.join(file) }).into()
     }
 
-    fn pull(&self, name: &str, on_progress: &mut dyn FnMut(PullProgress)) -> Result<(), String> {
-        let status = format!("pulling {name}");
-        on_progress(PullProgress { status, total: Some(10), completed: Some(5) });
+    fn pull(&self, name: &str, cancel: &Cancel, on_progress: &dyn Fn(PullProgress)) -> Result<(), String> {
+        let tell = |completed| {
+            let (status, digest) = (format!("pulling {name}"), Some("sha256:00".to_owned()));
+            on_progress(PullProgress { status, digest, total: Some(10), completed: Some(completed) });
+        };
+        if name == "slow" {
+            self.pulls.fetch_add(1, Ordering::SeqCst);
+            self.pulling.fetch_add(1, Ordering::SeqCst);
+            for completed in 0.. {
+                if cancel.is_cancelled() {
+                    break;
+                }
+                tell(completed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            self.pulling.fetch_sub(1, Ordering::SeqCst);
+        }
+        tell(5);
         if name == "tiny" { Ok(()) } else { Err(format!("{name} is not known")) }
     }
 }
@@ -33,6 +55,7 @@ pub(crate) struct Running {
     pub(crate) addr: SocketAddr,
     end: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    pub(crate) catalog: Arc<Tiny>,
     _folder: tempfile::TempDir,
 }
 
@@ -49,6 +72,8 @@ pub(crate) fn start(options: ServerOptions) -> Running {
     let folder = tempfile::tempdir().unwrap();
     let options = ServerOptions { data_folder: Some(folder.path().to_path_buf()), ..options };
     let (end, ended) = oneshot::channel();
+    let catalog = Arc::new(Tiny::default());
+    let served = Arc::clone(&catalog);
     let (tell, told) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let runtime =
@@ -57,10 +82,10 @@ pub(crate) fn start(options: ServerOptions) -> Running {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             tell.send(listener.local_addr().unwrap()).unwrap();
             let end = async move { drop(ended.await) };
-            Server::new(options, Arc::new(Tiny)).run(listener, end).await.unwrap();
+            Server::new(options, served).run(listener, end).await;
         });
     });
-    Running { addr: told.recv().unwrap(), end: Some(end), thread: Some(thread), _folder: folder }
+    Running { addr: told.recv().unwrap(), end: Some(end), thread: Some(thread), catalog, _folder: folder }
 }
 
 impl Running {

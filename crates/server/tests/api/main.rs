@@ -6,3 +6,4 @@ mod load;
 mod ollama;
 mod openai;
 mod safety;
+mod tools;

@@ -49,6 +49,69 @@ fn chat_answers_whole_and_in_events_alike() {
 }
 
 #[test]
+fn choices_are_what_each_seed_gives_and_share_the_prompt() {
+    let server = server();
+    let mut body = json!({
+        "model": "chatty", "messages": [{"role": "user", "content": "A prompt that is worth sharing."}],
+        "temperature": 1.5, "seed": 5, "max_tokens": 8, "n": 3,
+    });
+    let whole = server.post("/v1/chat/completions", &body).json();
+    let texts = |whole: &Json| -> Vec<String> {
+        let choices = whole["choices"].as_array().unwrap().iter().enumerate();
+        choices
+            .map(|(i, choice)| {
+                assert_eq!(choice["index"], i, "{whole}");
+                choice["message"]["content"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    };
+    let all = texts(&whole);
+    assert_eq!(all.len(), 3);
+    let mut alone = body.clone();
+    alone["n"] = json!(1);
+    let mut n_tokens = 0;
+    for (i, expected) in all.iter().enumerate() {
+        alone["seed"] = json!(5 + i);
+        let one = server.post("/v1/chat/completions", &alone).json();
+        assert_eq!(texts(&one), [expected.as_str()], "{i}");
+        n_tokens += one["usage"]["completion_tokens"].as_u64().unwrap();
+    }
+    assert_eq!(whole["usage"]["completion_tokens"], n_tokens);
+    let stats = server.get("/api/rawrz/stats").json()["models"][0]["totals"].clone();
+    assert!(stats["reused_tokens"].as_u64() > stats["prompt_tokens"].as_u64(), "{stats}");
+
+    body["stream"] = json!(true);
+    body["stream_options"] = json!({"include_usage": true});
+    let answer = server.post("/v1/chat/completions", &body);
+    assert!(answer.body.ends_with("data: [DONE]\n\n"));
+    let events = answer.events();
+    for (i, expected) in all.iter().enumerate() {
+        let of_choice = events.iter().map(|event| &event["choices"][0]).filter(|choice| choice["index"] == i);
+        let deltas: Vec<&Json> = of_choice.collect();
+        let text: String = deltas.iter().filter_map(|choice| choice["delta"]["content"].as_str()).collect();
+        assert_eq!(&text, expected, "{i}");
+        assert!(deltas.last().unwrap()["finish_reason"].is_string(), "{i}");
+    }
+    assert_eq!(events.last().unwrap()["usage"]["completion_tokens"], n_tokens);
+
+    let mut text = json!({"model": "tiny", "prompt": "ab", "echo": true, "max_tokens": 4, "n": 2, "best_of": 2, "seed": 1});
+    let whole = server.post("/v1/completions", &text).json();
+    text["stream"] = json!(true);
+    let events = server.post("/v1/completions", &text).events();
+    for (i, choice) in whole["choices"].as_array().unwrap().iter().enumerate() {
+        let of_choice = events.iter().map(|event| &event["choices"][0]).filter(|choice| choice["index"] == i);
+        let streamed: String = of_choice.filter_map(|choice| choice["text"].as_str()).collect();
+        assert!(streamed.starts_with("ab"), "{streamed}");
+        assert_eq!(choice["text"], streamed, "{i}");
+    }
+    for bad in [json!({"n": 0}), json!({"n": 100}), json!({"best_of": 3})] {
+        let mut body = text.clone();
+        body.as_object_mut().unwrap().extend(bad.as_object().unwrap().clone());
+        assert_eq!(server.post("/v1/completions", &body).status, 400, "{bad}");
+    }
+}
+
+#[test]
 fn completions_take_text_and_tokens() {
     let server = server();
     let mut body = json!({"model": "tiny", "prompt": "ab", "temperature": 0, "max_tokens": 6, "echo": true, "logprobs": 2});
@@ -138,7 +201,8 @@ fn what_is_not_supported_is_said() {
     let refused = chat(image);
     assert!(refused.status == 400 && refused.body.contains("image_url"), "{refused:?}");
     for more in [
-        json!({"n": 2}),
+        json!({"n": 0}),
+        json!({"n": 17}),
         json!({"top_logprobs": 50, "logprobs": true}),
         json!({"temperature": -1}),
         json!({"messages": []}),

@@ -3,6 +3,8 @@
 use crate::common::{options, start};
 use rawrz_server::ServerOptions;
 use serde_json::json;
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
 
 #[test]
 fn malformed_bodies_are_told_in_each_dialect() {
@@ -27,8 +29,9 @@ fn malformed_bodies_are_told_in_each_dialect() {
             assert!(answer.json().get("error").is_some(), "{path}: {answer:?}");
         }
     }
-    let deep = format!("{{\"model\": {}1{}}}", "[".repeat(100_000), "]".repeat(100_000));
-    assert_eq!(server.ask("POST", "/api/chat", &deep).status, 400);
+    let deep = |n: usize| format!("{{\"model\": {}1{}}}", "[".repeat(n), "]".repeat(n));
+    assert_eq!(server.ask("POST", "/api/chat", &deep(20_000)).status, 400);
+    assert_eq!(server.ask("POST", "/api/chat", &deep(200_000)).status, 413, "more values than memory");
     assert_eq!(server.get("/api/version").status, 200, "alive");
 }
 
@@ -46,6 +49,44 @@ fn a_body_that_is_too_large_is_refused_also_when_its_length_is_not_said() {
         (answer.status, answer.json()["error"]["type"].as_str()),
         (413, Some("invalid_request_error"))
     );
+}
+
+#[test]
+fn a_head_that_never_ends_and_more_connections_than_places_are_dropped() {
+    let server =
+        start(ServerOptions { max_connections: 3, head_timeout: Duration::from_millis(400), ..options() });
+    let started = Instant::now();
+    // All places are taken by clients that send their head byte by byte, or nothing.
+    let mut slow: Vec<_> = (0..3).map(|_| server.connect()).collect();
+    let answer = std::thread::scope(|scope| {
+        let answer = scope.spawn(|| server.get("/api/version"));
+        for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: abcdefghijklmnopqrstuvwxyz"
+            .iter()
+            .cycle()
+            .take(300)
+        {
+            if slow[0].write_all(&[*byte]).is_err() || answer.is_finished() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        answer.join().unwrap()
+    });
+    assert_eq!(answer.status, 200);
+    let waited = started.elapsed();
+    assert!(waited >= Duration::from_millis(350) && waited < Duration::from_secs(10), "{waited:?}");
+    for stream in &mut slow {
+        let mut rest = Vec::new();
+        // Closed with a word or without one.
+        assert!(stream.read_to_end(&mut rest).is_err() || !rest.starts_with(b"HTTP/1.1 200"));
+    }
+    // A long head that comes at once is refused, not kept.
+    let long = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Long: {}\r\n\r\n", "x".repeat(100_000));
+    let mut stream = server.connect();
+    let _ = stream.write_all(long.as_bytes());
+    let mut rest = String::new();
+    let read = stream.read_to_string(&mut rest);
+    assert!(read.is_err() || rest.starts_with("HTTP/1.1 431"), "{rest}");
 }
 
 #[test]
@@ -105,6 +146,10 @@ fn names_never_become_paths() {
         assert_eq!(server.ask("POST", path, "x").status, 400, "{path}");
     }
     assert_eq!(server.get("/../../etc/passwd").status, 404);
+    for (method, path) in [("GET", "/v1/models/%ff"), ("POST", "/api/blobs/%ff"), ("GET", "/page/%ff")] {
+        let answer = server.ask(method, path, "");
+        assert!([400, 404].contains(&answer.status) && answer.json().get("error").is_some(), "{answer:?}");
+    }
 }
 
 #[test]
