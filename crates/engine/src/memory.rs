@@ -37,10 +37,13 @@ const RINGS: [(u64, usize); 3] = [(1 << 20, 16), (512 << 10, 16), (256 << 10, 16
 /// more than this part of the budget: what they take is streamed again for every token.
 const PART: u64 = 8;
 
-/// Where weights are streamed, a pass costs much the same for a few texts as for one. So many have room for their beginning
-/// at least, as far as that takes no more than this part of what weights could have.
+/// Where weights are streamed, a pass costs much the same for a few texts as for one. So many have room for a segment each,
+/// as far as that takes no more than a quarter of what weights could have. Where nearly all of a pass is streamed anyway
+/// it may be half of it, as long as a pass streams no more than an eighth more for it.
 const SHARING_SESSIONS: usize = 8;
 const SHARING_PART: u64 = 4;
+const SHARING_MOST_PART: u64 = 2;
+const SHARING_COST_PART: u64 = 8;
 
 /// Rows of logits beyond those of any pass take no more than this part of the budget, and are no more than fill the
 /// widest kernels a few times.
@@ -239,13 +242,16 @@ impl<'a> Planner<'a> {
         ledger
     }
 
-    /// KV caches of the sessions beyond the first that shall share passes over streamed weights: a segment for each.
-    fn further_kv(&self, kv: &KvForm) -> u64 {
+    /// KV caches of the sessions beyond the first that shall share passes over streamed weights, a segment for each, of
+    /// the `left_bytes` that weights could have; a pass streams `streamed_bytes` without them.
+    fn further_kv(&self, kv: &KvForm, left_bytes: u64, streamed_bytes: u64) -> u64 {
         let n_more = self.options.sessions.unwrap_or(1).clamp(1, SHARING_SESSIONS) as u64 - 1;
-        match kv.spill {
+        let wanted = match kv.spill {
             Some(_) => 0,
             None => n_more * self.model.cache_bytes(kv.ty, kv.context_len.min(KvCache::SEGMENT_LEN)),
-        }
+        };
+        let cheap = (streamed_bytes / SHARING_COST_PART).min(left_bytes / SHARING_MOST_PART);
+        wanted.min(cheap.max(left_bytes / SHARING_PART))
     }
 
     fn streamed_ledger(
@@ -294,14 +300,14 @@ impl<'a> Planner<'a> {
         let least = self.streamed_ledger(kv, batch_len, &options, 0);
         let left = self.budget_bytes.checked_sub(least.total_bytes())?;
         let left = left - left / PAGE_TABLE_PART;
-        let further_kv = self.further_kv(kv).min(left / SHARING_PART);
-        let left = left - further_kv;
         let kept = least.bytes("weights (pinned)");
+        let plan = self.model.plan();
+        let further_kv = self.further_kv(kv, left, plan.bytes_per_token().saturating_sub(kept + left));
+        let left = left - further_kv;
         // What every token reads comes first; experts are read by some tokens only.
         options.pinned_bytes = kept + left;
         let pinned = Placement::of(self.model.plan(), &options).pinned_bytes;
         options.pinned_bytes = pinned;
-        let plan = self.model.plan();
         if !plan.choices.is_empty() {
             options.cache_bytes += (left + kept).saturating_sub(pinned);
             options.eviction = eviction(plan, options.cache_bytes);

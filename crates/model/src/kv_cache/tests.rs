@@ -1,5 +1,5 @@
 use super::*;
-use crate::kernels::Isa;
+use crate::kernels::{Attention, Isa, attend_all};
 use crate::rope::RopeScaling;
 use rawrz_residency::{FaultyStorage, ScratchFile, SpillFault};
 use std::sync::Arc;
@@ -87,16 +87,17 @@ fn what_was_truncated_leaves_no_trace() {
 /// The file of a cache that is spilled as far as can be, or one that fails instead.
 fn spilled(
     config: &Config,
+    ty: KvType,
     capacity: usize,
     n_resident: usize,
 ) -> (KvCache, Arc<FaultyStorage<ScratchFile>>) {
     let folder = tempfile::tempdir().unwrap();
     let file = ScratchFile::create(folder.path()).unwrap();
     let storage = Arc::new(FaultyStorage::new(file, Duration::ZERO));
-    let plan = KvCache::plan_spill(config, KvType::F16, capacity, 512, 0);
+    let plan = KvCache::plan_spill(config, ty, capacity, 512, 0);
     let plan = SpillPlan { n_resident, ..plan };
     let boxed = Box::new(Arc::clone(&storage));
-    (KvCache::spilled(config, KvType::F16, capacity, &plan, boxed).unwrap(), storage)
+    (KvCache::spilled(config, ty, capacity, &plan, boxed).unwrap(), storage)
 }
 
 #[test]
@@ -105,7 +106,7 @@ fn spilled_pages_come_back_as_they_were() {
     let capacity = 4000;
     let mut plain = KvCache::new(&config, KvType::F16, capacity);
     let ends = [(700, 1), (2048, 1), (3000, 1), (1100, 2), (1024, 3), (3900, 3), (1023, 4), (4000, 4)];
-    let (mut cut, storage) = spilled(&config, capacity, 1);
+    let (mut cut, storage) = spilled(&config, KvType::F16, capacity, 1);
     for (end, seed) in ends {
         for cache in [&mut plain, &mut cut] {
             cache.truncate(end);
@@ -131,7 +132,7 @@ fn spilled_pages_come_back_as_they_were() {
 #[test]
 fn a_full_disk_keeps_what_was_stored_and_a_bad_read_keeps_the_rest() {
     let config = config();
-    let (mut cache, storage) = spilled(&config, 4000, 0);
+    let (mut cache, storage) = spilled(&config, KvType::F16, 4000, 0);
     fill(&mut cache, &config, 1500, 100, 1);
     let before = [content(&cache, 0), content(&cache, 1)];
     for after in 0..config.n_layers {
@@ -161,7 +162,7 @@ fn a_full_disk_keeps_what_was_stored_and_a_bad_read_keeps_the_rest() {
 #[test]
 fn windows_read_no_page_that_they_do_not_see() {
     let config = config();
-    let (mut cache, storage) = spilled(&config, 8192, 0);
+    let (mut cache, storage) = spilled(&config, KvType::F16, 8192, 0);
     fill(&mut cache, &config, 8192 - 100, 512, 1);
     (0..config.n_layers).for_each(|layer| cache.set_window(layer, 600));
     cache.prepare(1).unwrap();
@@ -201,4 +202,75 @@ fn bytes_are_those_that_are_taken() {
         assert_eq!(KvCache::new(&config, ty, 1000).bytes_for(5000), KvCache::bytes(&config, ty, 1000));
     }
     assert_eq!(KvCache::bytes(&config, KvType::F16, usize::MAX), u64::MAX);
+}
+
+/// What attention makes of the last `n_tokens` positions, as bits.
+fn attend(cache: &KvCache, config: &Config, n_tokens: usize) -> Vec<u32> {
+    let queries = rows(&Config { n_kv_heads: config.n_heads, ..config.clone() }, 0..n_tokens, 0, 9).0;
+    let (layer, mut out) = (cache.layer(1), vec![0.0; n_tokens * config.attention_len()]);
+    let job = Attention {
+        layout: cache.layout(),
+        n_heads: config.n_heads,
+        n_kv_heads: config.n_kv_heads,
+        queries: &queries,
+        cache: &layer,
+        start: cache.len() - n_tokens,
+        window_len: usize::MAX,
+        scale: 0.1,
+    };
+    let (ops, pool) = (Ops::new(Isa::detect()), Pool::new(2));
+    attend_all(vec![(job, &mut out)], &mut AttentionScratch::default(), &ops, &pool).unwrap();
+    out.iter().map(|x| x.to_bits()).collect()
+}
+
+/// A cache in memory, whose slabs are a block each, and one whose slabs are whole segments give the same bits at every
+/// length, and so does a copy.
+#[test]
+fn slabs_of_a_block_change_no_bit() {
+    let config = config();
+    for ty in [KvType::F16, KvType::Q8_0, KvType::Q4_0] {
+        let capacity = 1200;
+        let (mut whole, _) = spilled(&config, ty, capacity, 1);
+        for width in [1, 30, 512] {
+            let mut cache = KvCache::new(&config, ty, capacity);
+            whole.truncate(0);
+            for end in [1, 63, 64, 65, 127, 128, 130, 511, 512, 513, 576, 577, 1030] {
+                fill(&mut cache, &config, end, width, 1);
+                fill(&mut whole, &config, end, width, 1);
+                let fork = cache.fork(end).unwrap().unwrap();
+                assert_eq!(cache.slabs.len(), end.div_ceil(64));
+                for n_tokens in [1, end.min(40)] {
+                    let expected = attend(&whole, &config, n_tokens);
+                    assert!(attend(&cache, &config, n_tokens) == expected, "{ty}, {n_tokens} before {end}");
+                    assert!(attend(&fork, &config, n_tokens) == expected, "{ty}, copy at {end}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_taken_out_is_put_in_as_it_was() {
+    let config = config();
+    for ty in [KvType::F16, KvType::Q8_0, KvType::Q4_0] {
+        for end in [1, 64, 65, 500, 512, 513, 700] {
+            let mut cache = KvCache::new(&config, ty, 700);
+            fill(&mut cache, &config, end, 100, 1);
+            let mut copy = KvCache::new(&config, ty, 700);
+            let (mut whole, _) = spilled(&config, ty, 700, 2);
+            for segment in 0..end.div_ceil(SEGMENT_LEN) {
+                let n = SEGMENT_LEN.min(end - segment * SEGMENT_LEN);
+                let (mut bytes, mut again) = (Vec::new(), Vec::new());
+                assert!(cache.take_out(segment, n, &mut bytes));
+                assert_eq!(bytes.len(), cache.segment_bytes(n));
+                whole.put_in(n, &bytes).unwrap();
+                assert!(whole.take_out(segment, n, &mut again) && again == bytes, "{ty}, {end}");
+                copy.put_in(n, &again).unwrap();
+            }
+            assert_eq!((copy.len(), copy.slabs.len()), (end, cache.slabs.len()));
+            for layer in 0..config.n_layers {
+                assert!(content(&copy, layer) == content(&cache, layer), "{ty}, {end}, layer {layer}");
+            }
+        }
+    }
 }
