@@ -242,16 +242,13 @@ impl<'a> Planner<'a> {
         ledger
     }
 
-    /// KV caches of the sessions beyond the first that shall share passes over streamed weights, a segment for each, of
-    /// the `left_bytes` that weights could have; a pass streams `streamed_bytes` without them.
-    fn further_kv(&self, kv: &KvForm, left_bytes: u64, streamed_bytes: u64) -> u64 {
+    /// KV caches of the sessions beyond the first that shall share passes over streamed weights: a segment for each.
+    fn further_kv(&self, kv: &KvForm) -> u64 {
         let n_more = self.options.sessions.unwrap_or(1).clamp(1, SHARING_SESSIONS) as u64 - 1;
-        let wanted = match kv.spill {
+        match kv.spill {
             Some(_) => 0,
             None => n_more * self.model.cache_bytes(kv.ty, kv.context_len.min(KvCache::SEGMENT_LEN)),
-        };
-        let cheap = (streamed_bytes / SHARING_COST_PART).min(left_bytes / SHARING_MOST_PART);
-        wanted.min(cheap.max(left_bytes / SHARING_PART))
+        }
     }
 
     fn streamed_ledger(
@@ -302,11 +299,12 @@ impl<'a> Planner<'a> {
         let left = left - left / PAGE_TABLE_PART;
         let kept = least.bytes("weights (pinned)");
         let plan = self.model.plan();
-        let further_kv = self.further_kv(kv, left, plan.bytes_per_token().saturating_sub(kept + left));
+        let streamed = plan.bytes_per_token().saturating_sub(kept + left);
+        let further_kv = self.further_kv(kv).min(most_for_sharing(left, streamed));
         let left = left - further_kv;
         // What every token reads comes first; experts are read by some tokens only.
         options.pinned_bytes = kept + left;
-        let pinned = Placement::of(self.model.plan(), &options).pinned_bytes;
+        let pinned = Placement::of(plan, &options).pinned_bytes;
         options.pinned_bytes = pinned;
         if !plan.choices.is_empty() {
             options.cache_bytes += (left + kept).saturating_sub(pinned);
@@ -316,6 +314,13 @@ impl<'a> Planner<'a> {
         ledger.check(self.budget_bytes).ok()?;
         Some((options, ledger))
     }
+}
+
+/// The most of `left_bytes` that KV caches of sessions beyond the first take from weights, of which a pass streams
+/// `streamed_bytes` when they take nothing.
+fn most_for_sharing(left_bytes: u64, streamed_bytes: u64) -> u64 {
+    let cheap = (streamed_bytes / SHARING_COST_PART).min(left_bytes / SHARING_MOST_PART);
+    cheap.max(left_bytes / SHARING_PART)
 }
 
 /// Rows of logits at a time for so many timelines in a pass, as far as they take little of the budget.
@@ -346,4 +351,21 @@ fn tokenizer_bytes_bound(gguf: &Gguf) -> u64 {
         _ => 0,
     };
     (2 << 20) + 32 * len("tokenizer.ggml.tokens") + 48 * len("tokenizer.ggml.merges")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharing_takes_what_costs_little() {
+        const GIB: u64 = 1 << 30;
+        // Half of the rest where most is streamed, an eighth of what is streamed where that is less, a quarter of the rest
+        // in any case.
+        assert_eq!(most_for_sharing(GIB, 39 * GIB), GIB / 2);
+        assert_eq!(most_for_sharing(GIB, 3 * GIB), 3 * GIB / 8);
+        assert_eq!(most_for_sharing(GIB, GIB), GIB / 4);
+        assert_eq!(most_for_sharing(GIB, 0), GIB / 4);
+        assert_eq!(most_for_sharing(0, GIB), 0);
+    }
 }
