@@ -220,9 +220,8 @@ impl KvCache {
     /// Forgets all positions from `len` on; a `len` past the end changes nothing.
     pub fn truncate(&mut self, len: usize) {
         self.len = self.len.min(len);
-        for slab in
-            self.slabs.drain(self.len.div_ceil(self.shape.slab_len()).min(self.slabs.len())..).flatten()
-        {
+        let n_slabs = self.len.div_ceil(self.shape.slab_len()).min(self.slabs.len());
+        for slab in self.slabs.drain(n_slabs..).flatten() {
             if let Some(spilled) = &mut self.spilled {
                 spilled.spare.push(slab);
             }
