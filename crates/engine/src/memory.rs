@@ -37,10 +37,13 @@ const RINGS: [(u64, usize); 3] = [(1 << 20, 16), (512 << 10, 16), (256 << 10, 16
 /// more than this part of the budget: what they take is streamed again for every token.
 const PART: u64 = 8;
 
-/// Where weights are streamed, a pass costs much the same for a few texts as for one. So many have room for their beginning
-/// at least, as far as that takes no more than this part of what weights could have.
+/// Where weights are streamed, a pass costs much the same for a few texts as for one. So many have room for a segment each,
+/// as far as that takes no more than a quarter of what weights could have. Where nearly all of a pass is streamed anyway
+/// it may be half of it, as long as a pass streams no more than an eighth more for it.
 const SHARING_SESSIONS: usize = 8;
 const SHARING_PART: u64 = 4;
+const SHARING_MOST_PART: u64 = 2;
+const SHARING_COST_PART: u64 = 8;
 
 /// Rows of logits beyond those of any pass take no more than this part of the budget, and are no more than fill the
 /// widest kernels a few times.
@@ -294,14 +297,15 @@ impl<'a> Planner<'a> {
         let least = self.streamed_ledger(kv, batch_len, &options, 0);
         let left = self.budget_bytes.checked_sub(least.total_bytes())?;
         let left = left - left / PAGE_TABLE_PART;
-        let further_kv = self.further_kv(kv).min(left / SHARING_PART);
-        let left = left - further_kv;
         let kept = least.bytes("weights (pinned)");
+        let plan = self.model.plan();
+        let streamed = plan.bytes_per_token().saturating_sub(kept + left);
+        let further_kv = self.further_kv(kv).min(most_for_sharing(left, streamed));
+        let left = left - further_kv;
         // What every token reads comes first; experts are read by some tokens only.
         options.pinned_bytes = kept + left;
-        let pinned = Placement::of(self.model.plan(), &options).pinned_bytes;
+        let pinned = Placement::of(plan, &options).pinned_bytes;
         options.pinned_bytes = pinned;
-        let plan = self.model.plan();
         if !plan.choices.is_empty() {
             options.cache_bytes += (left + kept).saturating_sub(pinned);
             options.eviction = eviction(plan, options.cache_bytes);
@@ -310,6 +314,13 @@ impl<'a> Planner<'a> {
         ledger.check(self.budget_bytes).ok()?;
         Some((options, ledger))
     }
+}
+
+/// The most of `left_bytes` that KV caches of sessions beyond the first take from weights, of which a pass streams
+/// `streamed_bytes` when they take nothing.
+fn most_for_sharing(left_bytes: u64, streamed_bytes: u64) -> u64 {
+    let cheap = (streamed_bytes / SHARING_COST_PART).min(left_bytes / SHARING_MOST_PART);
+    cheap.max(left_bytes / SHARING_PART)
 }
 
 /// Rows of logits at a time for so many timelines in a pass, as far as they take little of the budget.
@@ -340,4 +351,21 @@ fn tokenizer_bytes_bound(gguf: &Gguf) -> u64 {
         _ => 0,
     };
     (2 << 20) + 32 * len("tokenizer.ggml.tokens") + 48 * len("tokenizer.ggml.merges")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sharing_takes_what_costs_little() {
+        const GIB: u64 = 1 << 30;
+        // Half of the rest where most is streamed, an eighth of what is streamed where that is less, a quarter of the rest
+        // in any case.
+        assert_eq!(most_for_sharing(GIB, 39 * GIB), GIB / 2);
+        assert_eq!(most_for_sharing(GIB, 3 * GIB), 3 * GIB / 8);
+        assert_eq!(most_for_sharing(GIB, GIB), GIB / 4);
+        assert_eq!(most_for_sharing(GIB, 0), GIB / 4);
+        assert_eq!(most_for_sharing(0, GIB), 0);
+    }
 }

@@ -169,6 +169,64 @@ fn a_budget_that_is_too_small_for_all_makes_some_wait_and_changes_nothing() {
     assert!(engine.kv_bytes_in_use() <= room);
 }
 
+/// An engine with room for three caches of 512 positions, and the bytes of those.
+fn open_with_three_segments() -> (Arc<Engine>, u64) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/long/llama-262144.gguf");
+    let options = OpenOptions { ctx_len: Some(512), threads: Some(2), ..OpenOptions::default() };
+    let ledger = Engine::open(&path, &options).unwrap().ledger().clone();
+    let segment_bytes = ledger.bytes("KV cache");
+    let memory_bytes = Some(ledger.total_bytes() + 2 * segment_bytes);
+    (Engine::open(&path, &OpenOptions { memory_bytes, ..options }).unwrap(), 3 * segment_bytes)
+}
+
+/// Submits them so that all are waiting when the first pass is planned, and gives what each made.
+fn together(scheduler: &Scheduler, requests: Vec<(Vec<u32>, GenerateOptions)>) -> Vec<Generated> {
+    let (go, wait) = channel::<()>();
+    let on_update = Box::new(move |_| wait.recv().is_ok());
+    let work = generating(options(0, 1));
+    // Told that its prompt begins, it holds the worker.
+    let gate = Request { prompt: prompt(0, 2), work, client: 0, cancel: Cancel::default(), on_update };
+    scheduler.submit(gate).unwrap();
+    let submit = |(prompt, options)| {
+        let (request, receiver) = request(prompt, generating(options), &Cancel::default());
+        scheduler.submit(request).unwrap();
+        receiver
+    };
+    let receivers: Vec<_> = requests.into_iter().map(submit).collect();
+    drop(go);
+    receivers.iter().map(|receiver| end(receiver).unwrap()).collect()
+}
+
+#[test]
+fn texts_share_passes_as_far_as_their_blocks_fit() {
+    let (engine, room) = open_with_three_segments();
+    let short = |i: u32| (prompt(i, 60), options(i, 40));
+    let long = |i: u32| (prompt(i, 60 + i * 7), options(i, 250));
+    let alone = |(prompt, options): (Vec<u32>, GenerateOptions)| {
+        let mut session = Session::new(&engine).unwrap();
+        generate(&mut session, &prompt, &options, &Cancel::default(), &mut |_| ()).unwrap()
+    };
+    let run = |cases: Vec<(Vec<u32>, GenerateOptions)>| {
+        let expected: Vec<Generated> = cases.iter().cloned().map(alone).collect();
+        let scheduler = start(&engine, SchedulerOptions::default());
+        for (i, (got, expected)) in together(&scheduler, cases).iter().zip(&expected).enumerate() {
+            assert_same(got, expected, &format!("{i} of eight"));
+        }
+        assert!((1..=room).contains(&engine.kv_bytes_in_use()), "idle caches, within the budget");
+        let stats = scheduler.stats();
+        drop(scheduler);
+        assert_eq!(engine.kv_bytes_in_use(), 0);
+        stats
+    };
+    // Eight caches of two blocks have room, where whole segments would have for three caches.
+    let stats = run((0..8).map(short).collect());
+    assert_eq!((stats.n_preempted, stats.made_tokens), (0, 8 * 40), "{stats:?}");
+    assert!((40..50).contains(&stats.n_passes), "{stats:?}");
+    // Eight of five or six blocks have not: the first go on, others wait, and nothing else changes.
+    let stats = run((0..8).map(long).collect());
+    assert!(stats.n_preempted > 0 && stats.n_passes < 3 * 250, "{stats:?}");
+}
+
 #[test]
 fn a_full_queue_refuses_and_a_client_that_went_away_ends_its_request() {
     let engine = open("llama-linear.gguf");

@@ -99,7 +99,7 @@ impl SelfAttention {
         let layers: Vec<_> = pass.sequences.iter().map(|sequence| sequence.cache.layer(layer)).collect();
         let (mut queries, mut outs) = (&q[..], &mut attention[..]);
         let mut jobs = Vec::with_capacity(layers.len());
-        for (Sequence { cache, tokens, .. }, pages) in pass.sequences.iter().zip(&layers) {
+        for (Sequence { cache, tokens, .. }, blocks) in pass.sequences.iter().zip(&layers) {
             let (of_sequence, others) = queries.split_at(tokens.len() * config.query_len());
             let (out, other_outs) = outs.split_at_mut(tokens.len() * config.attention_len());
             (queries, outs) = (others, other_outs);
@@ -108,8 +108,7 @@ impl SelfAttention {
                 n_heads: config.n_heads,
                 n_kv_heads: config.n_kv_heads,
                 queries: of_sequence,
-                pages,
-                head_bytes: cache.head_bytes(),
+                cache: blocks,
                 start: cache.len(),
                 window_len: window.len(),
                 scale,

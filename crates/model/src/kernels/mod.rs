@@ -36,7 +36,7 @@ mod vector;
 pub(crate) use activations::Activations;
 pub use attention::KvType;
 pub(crate) use attention::{
-    Attention, AttentionScratch, BLOCK as ATTENTION_BLOCK, KvLayout, Pages, SEGMENT_BLOCKS, attend_all,
+    Attention, AttentionScratch, BLOCK as ATTENTION_BLOCK, Blocks, KvLayout, SEGMENT_BLOCKS, attend_all,
 };
 pub(crate) use float::Ops;
 pub use isa::Isa;

@@ -26,8 +26,8 @@
 //! its keys and values once into scratch that stays in the L1 and L2 caches, and multiplies all its rows by them.
 //! Where a batch makes fewer tasks than keep the threads busy (one token, a long context), tasks take a segment each.
 //!
-//! The cache lies in pages of a segment each. Where it lends only some of them at a time, all tiles take those, one wave
-//! after the other, and joining goes on where the wave before it ended.
+//! The cache lends blocks, of whole segments but for the last. Where it lends only some segments at a time, all tiles take
+//! those, one wave after the other, and joining goes on where the wave before it ended.
 
 mod layout;
 pub(super) mod product;
@@ -66,15 +66,16 @@ const MAX_DIRECT_ROWS: usize = 2 * MAX_ROWS;
 /// Tasks for each thread below which tiles are cut into segments, and up to which they are.
 const TASKS_PER_THREAD: (usize, usize) = (4, 8);
 
-/// The pages of one layer's cache, of which each holds a segment of all heads: `[kv_head][block in segment]`.
-pub(crate) trait Pages: Sync {
+/// One layer's cache, lent in blocks of all heads, `[kv_head]` as [`KvLayout`] has them: in order, all of a segment but
+/// for those at the end of the last one that hold nothing.
+pub(crate) trait Blocks: Sync {
     /// How many of `segments`, which are not none, are lent at a time from the first of them on: at least one.
     fn n_lent(&self, segments: Range<usize>) -> usize;
 
-    /// The pages of `segments` where all of them are in memory.
+    /// The blocks of `segments` where all of them are in memory.
     fn resident(&self, segments: Range<usize>) -> Option<Vec<&[u8]>>;
 
-    /// Lends the pages of `segments`, no more than [`Pages::n_lent`], to `work`.
+    /// Lends the blocks of `segments`, no more than [`Blocks::n_lent`], to `work`.
     fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError>;
 }
 
@@ -85,9 +86,7 @@ pub(crate) struct Attention<'a> {
     pub(crate) n_kv_heads: usize,
     /// `[token][head][key_dim]`, rotated.
     pub(crate) queries: &'a [f32],
-    pub(crate) pages: &'a dyn Pages,
-    /// Bytes of one head in a page.
-    pub(crate) head_bytes: usize,
+    pub(crate) cache: &'a dyn Blocks,
     /// Position of the first token.
     pub(crate) start: usize,
     /// Positions that a token sees, itself included: `usize::MAX` for all before it.
@@ -163,7 +162,7 @@ impl AttentionScratch {
         (floats + block + parts) as u64 * 4 * n_threads as u64
     }
 
-    /// The most bytes that it takes beside that where not all pages are lent at once, for batches of up to `batch_len`.
+    /// The most bytes that it takes beside that where not all blocks are lent at once, for batches of up to `batch_len`.
     pub(crate) fn waves_bytes(
         layout: KvLayout,
         heads_per_kv: usize,
@@ -199,22 +198,22 @@ pub(crate) fn attend(
     let tiles = Tiles { job, n_tokens, tile_tokens, n_tasks };
     let all = segments(job, 0, n_tokens);
     let few = pool.n_threads() > 1 && n_tasks < TASKS_PER_THREAD.0 * pool.n_threads();
-    if few && all.len() > 1 || job.pages.n_lent(all.clone()) < all.len() {
+    if few && all.len() > 1 || job.cache.n_lent(all.clone()) < all.len() {
         let (mut parts, mut totals) =
             (std::mem::take(&mut scratch.parts), std::mem::take(&mut scratch.totals));
         let result = in_waves(&tiles, few, &mut parts, &mut totals, &out, scratch, ops, pool);
         (scratch.parts, scratch.totals) = (parts, totals);
         return result;
     }
-    job.pages.lend(all.clone(), &mut |pages| {
-        let wave = Wave { first: all.start, pages };
+    job.cache.lend(all.clone(), &mut |blocks| {
+        let wave = Wave { first: all.start, blocks };
         pool.run(n_tasks, &|task| {
             scratch.with(|scratch| whole(job, tiles.tile(task), &wave, scratch, &out, ops));
         });
     })
 }
 
-/// As [`attend`] for each job and where its result goes. Where together they make enough tasks, those whose pages are in
+/// As [`attend`] for each job and where its result goes. Where together they make enough tasks, those whose blocks are in
 /// memory share the threads: jobs of one token have too little work each to be worth waking them.
 pub(crate) fn attend_all(
     jobs: Vec<(Attention<'_>, &mut [f32])>,
@@ -231,7 +230,7 @@ pub(crate) fn attend_all(
     let mut together: Vec<(Attention<'_>, DisjointRows<'_>)> = Vec::with_capacity(jobs.len());
     for (job, out) in jobs {
         assert_eq!(out.len(), job.n_tokens() * job.n_heads * job.layout.value_dim);
-        match job.pages.resident(segments(&job, 0, job.n_tokens())) {
+        match job.cache.resident(segments(&job, 0, job.n_tokens())) {
             Some(_) => {
                 let row_len = job.n_heads * job.layout.value_dim;
                 together.push((job, DisjointRows::new(out, row_len)));
@@ -246,7 +245,7 @@ pub(crate) fn attend_all(
         let tiles =
             Tiles { job, n_tokens, tile_tokens: tile_tokens(job.heads_per_kv()), n_tasks: n_tasks(job) };
         tasks.extend((0..tiles.n_tasks).map(|task| (i, tiles.tile(task))));
-        waves.push((all.start, job.pages.resident(all).unwrap_or_default()));
+        waves.push((all.start, job.cache.resident(all).unwrap_or_default()));
     }
     // What takes longest comes first.
     tasks.sort_by_key(|(i, tile)| {
@@ -255,8 +254,8 @@ pub(crate) fn attend_all(
     });
     pool.run(tasks.len(), &|task| {
         let (i, tile) = tasks[task];
-        let ((job, out), (first, pages)) = (&together[i], &waves[i]);
-        scratch.with(|scratch| whole(job, tile, &Wave { first: *first, pages }, scratch, out, ops));
+        let ((job, out), (first, blocks)) = (&together[i], &waves[i]);
+        scratch.with(|scratch| whole(job, tile, &Wave { first: *first, blocks }, scratch, out, ops));
     });
     Ok(())
 }
@@ -283,20 +282,22 @@ impl Tiles<'_> {
     }
 }
 
-/// Pages that are lent now: those of segments from `first` on.
+/// Blocks that are lent now: those of segments from `first` on.
 struct Wave<'a> {
     first: usize,
-    pages: &'a [&'a [u8]],
+    blocks: &'a [&'a [u8]],
 }
 
 impl Wave<'_> {
     /// Those of `segments` that it has.
     fn of(&self, segments: Range<usize>) -> Range<usize> {
-        segments.start.max(self.first)..segments.end.min(self.first + self.pages.len())
+        let n_segments = self.blocks.len().div_ceil(SEGMENT_BLOCKS);
+        segments.start.max(self.first)..segments.end.min(self.first + n_segments)
     }
 
-    fn page(&self, segment: usize) -> &[u8] {
-        self.pages[segment - self.first]
+    /// Block `index` of the timeline, `[kv_head]`.
+    fn block(&self, index: usize) -> &[u8] {
+        self.blocks[index - self.first * SEGMENT_BLOCKS]
     }
 }
 
@@ -307,7 +308,7 @@ fn segments(job: &Attention<'_>, first: usize, n_tokens: usize) -> Range<usize> 
     job.first_seen(position) / segment_len..(position + n_tokens).div_ceil(segment_len)
 }
 
-/// A tile by one task, with all pages at hand.
+/// A tile by one task, with all blocks at hand.
 fn whole(
     job: &Attention<'_>,
     tile: Tile,
@@ -341,7 +342,7 @@ fn join_wave(
     pack(job, tile, scratch);
     for index in wave.of(segments(job, tile.first, tile.n_tokens)) {
         let mut part = Rows::new(&mut segment, n_rows, stride);
-        one_segment(job, tile, (index, wave.page(index)), scratch, &mut part, ops);
+        one_segment(job, tile, index, wave, scratch, &mut part, ops);
         ops.merge(total, &part);
     }
     scratch.segment = segment;
@@ -376,10 +377,10 @@ fn in_waves(
     });
     let mut first = all.start;
     while first < all.end {
-        let n_segments = job.pages.n_lent(first..all.end).min(most);
+        let n_segments = job.cache.n_lent(first..all.end).min(most);
         let is_last = first + n_segments == all.end;
-        job.pages.lend(first..first + n_segments, &mut |pages| {
-            let wave = Wave { first, pages };
+        job.cache.lend(first..first + n_segments, &mut |blocks| {
+            let wave = Wave { first, blocks };
             if few {
                 pool.run(n_segments * n_tasks, &|i| {
                     let (task, segment) = (i % n_tasks, first + i / n_tasks);
@@ -389,7 +390,7 @@ fn in_waves(
                     scratch.with(|scratch| {
                         let tile = tiles.tile(task);
                         pack(job, tile, scratch);
-                        one_segment(job, tile, (segment, wave.page(segment)), scratch, &mut part, ops);
+                        one_segment(job, tile, segment, &wave, scratch, &mut part, ops);
                     });
                 });
             }
@@ -451,11 +452,12 @@ fn row_groups(n_rows: usize) -> impl Iterator<Item = (usize, usize)> {
     })
 }
 
-/// What the rows of a tile have from one segment, given with its page. The queries are packed.
+/// What the rows of a tile have from one segment of a wave. The queries are packed.
 fn one_segment(
     job: &Attention<'_>,
     tile: Tile,
-    (segment, page): (usize, &[u8]),
+    segment: usize,
+    wave: &Wave<'_>,
     scratch: &mut Scratch,
     rows: &mut Rows<'_>,
     ops: &Ops,
@@ -466,13 +468,12 @@ fn one_segment(
     let position = job.start + tile.first;
     let first = (segment * SEGMENT_BLOCKS).max(job.first_seen(position) / BLOCK);
     let end = ((segment + 1) * SEGMENT_BLOCKS).min((position + tile.n_tokens).div_ceil(BLOCK));
-    let head = &page[tile.kv_head * job.head_bytes..];
     scratch.weights.resize(n_rows * BLOCK, 0.0);
     for block in first..end {
         let visible = (0..n_rows).map(|row| see(job, position + row / heads_per_kv, block));
         scratch.visible.clear();
         scratch.visible.extend(visible);
-        let (keys, values) = layout.split(&head[block % SEGMENT_BLOCKS * layout.block_bytes()..]);
+        let (keys, values) = layout.split(&wave.block(block)[tile.kv_head * layout.block_bytes()..]);
         if layout.ty == KvType::F16 && n_rows <= MAX_DIRECT_ROWS {
             let keys = keys.as_chunks::<{ 2 * LANES }>().0;
             let values = values.as_chunks::<{ 2 * LANES }>().0;

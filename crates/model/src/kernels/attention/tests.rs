@@ -21,26 +21,32 @@ struct Timeline {
 
 const SCALE: f32 = 0.3;
 
-/// Pages that are lent a few at a time.
+/// Blocks of which a few segments are lent at a time.
 #[derive(PartialEq)]
-struct TestPages {
-    pages: Vec<Vec<u8>>,
-    head_bytes: usize,
+struct TestBlocks {
+    blocks: Vec<Vec<u8>>,
     most: usize,
 }
 
-impl Pages for TestPages {
+impl TestBlocks {
+    fn of(&self, segments: Range<usize>) -> Vec<&[u8]> {
+        let end = (segments.end * SEGMENT_BLOCKS).min(self.blocks.len());
+        self.blocks[segments.start * SEGMENT_BLOCKS..end].iter().map(Vec::as_slice).collect()
+    }
+}
+
+impl Blocks for TestBlocks {
     fn n_lent(&self, segments: Range<usize>) -> usize {
         segments.len().min(self.most)
     }
 
     fn resident(&self, segments: Range<usize>) -> Option<Vec<&[u8]>> {
-        (segments.len() <= self.most).then(|| self.pages[segments].iter().map(Vec::as_slice).collect())
+        (segments.len() <= self.most).then(|| self.of(segments))
     }
 
     fn lend(&self, segments: Range<usize>, work: &mut dyn FnMut(&[&[u8]])) -> Result<(), PassError> {
         assert!(!segments.is_empty() && segments.len() <= self.most);
-        work(&self.pages[segments].iter().map(Vec::as_slice).collect::<Vec<_>>());
+        work(&self.of(segments));
         Ok(())
     }
 }
@@ -61,27 +67,23 @@ impl Timeline {
     }
 
     /// The cache with the first `n` positions stored; what is not stored is NaN.
-    fn cache(&self, n: usize, isa: Isa) -> TestPages {
+    fn cache(&self, n: usize, isa: Isa) -> TestBlocks {
         let (layout, ops) = (self.layout, Ops::new(isa));
-        let head_bytes = SEGMENT_BLOCKS * layout.block_bytes();
-        let n_pages = self.n.div_ceil(SEGMENT_BLOCKS * BLOCK);
-        let mut pages = vec![vec![0xff; self.n_kv_heads * head_bytes]; n_pages];
+        let mut blocks = vec![vec![0xff; self.n_kv_heads * layout.block_bytes()]; self.n.div_ceil(BLOCK)];
         for i in 0..n * self.n_kv_heads {
             let (position, head) = (i / self.n_kv_heads, i % self.n_kv_heads);
-            let page = &mut pages[position / (SEGMENT_BLOCKS * BLOCK)];
-            let block = position / BLOCK % SEGMENT_BLOCKS;
-            let block = &mut page[head * head_bytes + block * layout.block_bytes()..];
+            let block = &mut blocks[position / BLOCK][head * layout.block_bytes()..];
             let key = &self.keys[i * layout.key_dim..][..layout.key_dim];
             let value = &self.values[i * layout.value_dim..][..layout.value_dim];
             layout.store(block, position % BLOCK, key, value, &ops);
         }
-        TestPages { pages, head_bytes, most: usize::MAX }
+        TestBlocks { blocks, most: usize::MAX }
     }
 
     /// Bits of the results of positions `start..end`, computed in batches of `width`.
     fn run(
         &self,
-        cache: &TestPages,
+        cache: &TestBlocks,
         positions: Range<usize>,
         width: usize,
         isa: Isa,
@@ -98,8 +100,7 @@ impl Timeline {
                 n_heads: self.n_heads,
                 n_kv_heads: self.n_kv_heads,
                 queries: &self.queries[start * query_len..][..n_tokens * query_len],
-                pages: cache,
-                head_bytes: cache.head_bytes,
+                cache,
                 start,
                 window_len: self.window_len,
                 scale: SCALE,
@@ -233,7 +234,7 @@ fn segments_are_joined_alike_by_one_task_and_by_many() {
 }
 
 #[test]
-fn pages_in_waves_change_no_bit() {
+fn segments_in_waves_change_no_bit() {
     let n = 6000;
     for (ty, window_len) in [(KvType::F16, usize::MAX), (KvType::Q8_0, usize::MAX), (KvType::F16, 1500)] {
         let mut timeline = Timeline::new(ty, (6, 3), (32, 32), n);
@@ -246,16 +247,16 @@ fn pages_in_waves_change_no_bit() {
             for (width, n_threads) in [(1, 1), (1, 2), (3, 8), (200, 1), (200, 2), (130, 3)] {
                 let got =
                     timeline.run(&cache, positions.clone(), width, Isa::detect(), &Pool::new(n_threads));
-                assert!(got == expected, "{most} pages, {n_threads} threads, {width} tokens");
+                assert!(got == expected, "{most} segments, {n_threads} threads, {width} tokens");
             }
         }
     }
 }
 
 #[test]
-fn a_page_that_does_not_come_is_an_error_and_scratch_stays_usable() {
-    struct Broken<'a>(&'a TestPages, usize);
-    impl Pages for Broken<'_> {
+fn a_block_that_does_not_come_is_an_error_and_scratch_stays_usable() {
+    struct Broken<'a>(&'a TestBlocks, usize);
+    impl Blocks for Broken<'_> {
         fn n_lent(&self, _: Range<usize>) -> usize {
             1
         }
@@ -275,14 +276,13 @@ fn a_page_that_does_not_come_is_an_error_and_scratch_stays_usable() {
     let (pool, ops) = (Pool::new(2), Ops::new(Isa::detect()));
     for n_tokens in [1, 100] {
         let len = n_tokens * 4 * 32;
-        let attend_to = |pages: &dyn Pages, scratch: &mut AttentionScratch| {
+        let attend_to = |cache: &dyn Blocks, scratch: &mut AttentionScratch| {
             let job = Attention {
                 layout: timeline.layout,
                 n_heads: 4,
                 n_kv_heads: 2,
                 queries: &timeline.queries[..len],
-                pages,
-                head_bytes: cache.head_bytes,
+                cache,
                 start: n - n_tokens,
                 window_len: usize::MAX,
                 scale: SCALE,
@@ -315,8 +315,7 @@ fn scratch_stays_within_its_bound() {
                 n_heads: heads.0,
                 n_kv_heads: heads.1,
                 queries: &timeline.queries[..len],
-                pages: &cache,
-                head_bytes: cache.head_bytes,
+                cache: &cache,
                 start: n - n_tokens,
                 window_len: usize::MAX,
                 scale: SCALE,
