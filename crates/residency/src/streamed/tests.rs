@@ -368,6 +368,24 @@ fn what_is_not_in_the_plan_is_refused() {
 }
 
 #[test]
+fn a_file_replaced_before_it_is_opened_for_direct_reads_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, other) = (dir.path().join("model"), dir.path().join("other"));
+    // The same bytes, so that nothing but its identity tells.
+    let data = vec![7; 5_000_000];
+    std::fs::write(&path, &data).unwrap();
+    std::fs::write(&other, &data).unwrap();
+    let mapped = MappedSource::new(vec![crate::PartedFile::open(&[&path]).unwrap()]).unwrap();
+    let open = || StreamedSource::new(&mapped, &plan(), &options(500_000, 5, 3 * ALTERNATIVE_MEMORY));
+    assert!(open().is_ok());
+    match std::fs::rename(&other, &path) {
+        Ok(()) => assert!(matches!(open(), Err(crate::OpenError::Replaced { path: named }) if named == path)),
+        // Windows does not give up a file that is mapped.
+        Err(_) => assert!(cfg!(windows)),
+    }
+}
+
+#[test]
 fn files_in_parts_are_read_as_one_past_the_page_cache() {
     let dir = tempfile::tempdir().unwrap();
     let data: Vec<u8> = (0..5_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
