@@ -506,8 +506,9 @@ impl Source for StreamedSource {
             }
             state.awaited.push(piece);
             state = shared.wait(state);
-            let place = state.awaited.iter().position(|awaited| *awaited == piece);
-            place.map(|place| state.awaited.swap_remove(place));
+            if let Some(mine) = state.awaited.iter().position(|awaited| *awaited == piece) {
+                state.awaited.swap_remove(mine);
+            }
         }
     }
 
