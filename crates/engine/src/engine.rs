@@ -160,6 +160,11 @@ impl Engine {
         // Refused, where it must be, before the tokenizer is built.
         let floor = planner.smallest()?;
         floor.check(budget_bytes)?;
+        if matches!(planner.plan()?.route, Route::Mapped) {
+            // Beside the tokenizer, whose size decides at last.
+            mapped.expect_whole_reads();
+            mapped.map_ahead(model.plan().reads.iter().map(|read| read.extent));
+        }
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let planner = planner.with_tokenizer(tokenizer.heap_bytes() as u64);
         let MemoryPlan { kv, batch_len, output_rows, route, ledger } = planner.plan()?;
@@ -169,10 +174,7 @@ impl Engine {
         let identity =
             format!("{COMPUTATION} {files:?} {:?} {:?} {:?}", model.config(), options.precision, kv.ty);
         let (source, streamed): (Arc<dyn Source>, _) = match route {
-            Route::Mapped => {
-                mapped.expect_whole_reads();
-                (Arc::new(mapped), None)
-            }
+            Route::Mapped => (Arc::new(mapped), None),
             Route::Streamed(options) => {
                 let source = Arc::new(StreamedSource::new(&mapped, model.plan(), &options)?);
                 (Arc::clone(&source) as Arc<dyn Source>, Some(Streamed { source, options }))

@@ -23,6 +23,7 @@
 //!   live map, a device that went away), and a source whose file changed refuses every later pass.
 #![deny(unsafe_code)]
 
+mod ahead;
 mod blocks;
 pub mod budget;
 mod buffer;

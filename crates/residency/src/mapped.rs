@@ -1,5 +1,6 @@
 //! The mapped source: the page cache itself, lent without a copy.
 
+use crate::ahead::MapAhead;
 use crate::extent::Extent;
 use crate::file::{FileIdentity, OpenError, Part, PartedFile};
 use crate::lease::{Health, Lease};
@@ -8,8 +9,9 @@ use crate::source::{Arrived, Planned, ReadError, Source};
 use memmap2::Mmap;
 use std::collections::HashSet;
 use std::io;
+use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// How far ahead of the current lease a first pass asks the system to read, in bytes: enough requests in
 /// flight for any disk, and little enough to stay resident until it is used.
@@ -66,6 +68,17 @@ impl MappedPart {
 
     pub(crate) fn advise_will_need(&self, offset: usize, len: usize) {
         os::advise_will_need(&self.map, offset, len);
+    }
+
+    /// Whether the byte at `offset` is in the page cache, as far as the system tells.
+    pub(crate) fn is_resident(&self, offset: usize) -> bool {
+        os::is_resident(&self.map, offset)
+    }
+
+    /// Maps the pages of `range` if they are in the page cache, by its ends; `false` when they were not.
+    pub(crate) fn map_resident(&self, range: Range<usize>) -> bool {
+        let is_resident = self.is_resident(range.start) && self.is_resident(range.end - 1);
+        is_resident && os::populate(&self.map, range.start, range.len())
     }
 
     /// Keeps the part in memory while it is mapped.
@@ -132,6 +145,7 @@ pub struct MappedSource {
     read_ahead: Mutex<ReadAhead>,
     /// Alternatives of choices that the system was told of, by their first ranges.
     advised: Mutex<HashSet<Extent>>,
+    map_ahead: OnceLock<MapAhead>,
 }
 
 impl MappedSource {
@@ -141,12 +155,27 @@ impl MappedSource {
             .into_iter()
             .map(|file| file.parts.into_iter().map(|p| MappedPart::open(p).map(Arc::new)).collect())
             .collect::<Result<_, _>>()?;
-        Ok(MappedSource { files, read_ahead: Mutex::default(), advised: Mutex::default() })
+        Ok(MappedSource {
+            files,
+            read_ahead: Mutex::default(),
+            advised: Mutex::default(),
+            map_ahead: OnceLock::new(),
+        })
     }
 
     /// Tells the system that the files will be read as a whole, through the map.
     pub fn expect_whole_reads(&self) {
         self.files.iter().flatten().for_each(|part| os::advise_large_pages(&part.map));
+    }
+
+    /// Begins to map `extents`, in order and beside whatever else is done, as far as they are in memory already. Only the
+    /// first call does anything; dropping the source ends it.
+    pub fn map_ahead(&self, extents: impl IntoIterator<Item = Extent>) {
+        self.map_ahead.get_or_init(|| {
+            let parts_of = |extent| Some(pieces(self.parts(extent).ok()?, extent));
+            let ranges = extents.into_iter().filter_map(parts_of).flatten();
+            MapAhead::start(ranges.map(|(part, range)| (Arc::clone(part), range)).collect())
+        });
     }
 
     pub(crate) fn mapped_parts(&self) -> &[Vec<Arc<MappedPart>>] {
@@ -255,13 +284,13 @@ impl MappedSource {
 fn pieces(
     parts: &[Arc<MappedPart>],
     extent: Extent,
-) -> impl Iterator<Item = (&MappedPart, std::ops::Range<usize>)> {
+) -> impl Iterator<Item = (&Arc<MappedPart>, Range<usize>)> {
     let end = extent.offset + extent.len;
     parts.iter().filter_map(move |part| {
         let from = extent.offset.max(part.part.start);
         let to = end.min(part.end());
         // Both fit: a part's length was checked to fit in `usize` when it was mapped.
-        (from < to).then(|| (&**part, (from - part.part.start) as usize..(to - part.part.start) as usize))
+        (from < to).then(|| (part, (from - part.part.start) as usize..(to - part.part.start) as usize))
     })
 }
 

@@ -122,6 +122,16 @@ pub(crate) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
     imp::advise_will_need(map, offset, len);
 }
 
+/// Whether the byte at `offset` of `map` is in memory; `false` where the system does not tell.
+pub(crate) fn is_resident(map: &memmap2::Mmap, offset: usize) -> bool {
+    imp::is_resident(map, offset)
+}
+
+/// Maps `len` bytes at `offset` of `map`, reading what is not in memory; `false` where the system cannot.
+pub(crate) fn populate(map: &memmap2::Mmap, offset: usize, len: usize) -> bool {
+    imp::populate(map, offset, len)
+}
+
 /// Tells the system that `map` will be read as a whole, so that it may read and map it in large pages: faster reads from
 /// the disk, fewer faults, fewer misses of the translation buffer. Advice: failure is of no matter.
 pub(crate) fn advise_large_pages(map: &memmap2::Mmap) {

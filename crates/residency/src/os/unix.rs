@@ -120,6 +120,32 @@ pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
     let _ = map.advise_range(memmap2::Advice::WillNeed, offset, len);
 }
 
+#[cfg(target_os = "linux")]
+pub(super) fn is_resident(map: &memmap2::Mmap, offset: usize) -> bool {
+    // SAFETY: asks for a number and has no effect.
+    let page = usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096);
+    let address = map.as_ptr().wrapping_add(offset / page * page).cast_mut();
+    let mut residency = 0;
+    // SAFETY: the page lies in the map, and its state fits the one byte.
+    unsafe { libc::mincore(address.cast(), 1, &mut residency) == 0 && residency & 1 == 1 }
+}
+
+#[cfg(target_os = "linux")]
+pub(super) fn populate(map: &memmap2::Mmap, offset: usize, len: usize) -> bool {
+    // Since Linux 5.14. A page that cannot be read is an error here, not a signal.
+    map.advise_range(memmap2::Advice::PopulateRead, offset, len).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn is_resident(_map: &memmap2::Mmap, _offset: usize) -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn populate(_map: &memmap2::Mmap, _offset: usize, _len: usize) -> bool {
+    false
+}
+
 pub(super) fn advise_large_pages(map: &memmap2::Mmap) {
     #[cfg(target_os = "linux")]
     let _ = map.advise(memmap2::Advice::HugePage);

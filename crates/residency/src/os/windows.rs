@@ -86,6 +86,14 @@ pub(super) fn advise_will_need(map: &memmap2::Mmap, offset: usize, len: usize) {
     unsafe { PrefetchVirtualMemory(GetCurrentProcess(), 1, &range, 0) };
 }
 
+pub(super) fn is_resident(_map: &memmap2::Mmap, _offset: usize) -> bool {
+    false
+}
+
+pub(super) fn populate(_map: &memmap2::Mmap, _offset: usize, _len: usize) -> bool {
+    false
+}
+
 /// Large pages of file views need a privilege that users do not have.
 pub(super) fn advise_large_pages(_map: &memmap2::Mmap) {}
 

@@ -346,102 +346,123 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
     acts: [Row256<'_>; N],
     out: &mut TileOut<N>,
 ) {
+    let n_blocks = acts[0].scales.len();
+    let whole = n_blocks / BLOCKS * BLOCKS;
+    let mut acc = [_mm256_setzero_ps(); N];
+    // SAFETY: every row has a block for each block of activations; the caller has the instruction set.
+    unsafe {
+        for first in (0..whole).step_by(BLOCKS) {
+            blocks_k4::<D, HIGH, N, BLOCKS>(rows, &acts, first, &mut acc);
+        }
+        for first in whole..n_blocks {
+            blocks_k4::<D, HIGH, N, 1>(rows, &acts, first, &mut acc);
+        }
+        for (out, acc) in out.iter_mut().zip(acc) {
+            _mm256_storeu_ps(out.as_mut_ptr(), acc);
+        }
+    }
+}
+
+/// Adds `COUNT` (at most four) blocks from block `first` on.
+///
+/// # Safety
+/// Every row, and every row of activations, has these blocks.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn blocks_k4<D: Dp, const HIGH: bool, const N: usize, const COUNT: usize>(
+    rows: &TileRows,
+    acts: &[Row256<'_>; N],
+    first: usize,
+    acc: &mut [__m256; N],
+) {
     let bytes = if HIGH { 176 } else { 144 };
     let nibbles_at = if HIGH { 48 } else { 16 };
     let ahead = next_tile(rows);
     let nibble = _mm512_set1_epi8(15);
-    let n_blocks = acts[0].scales.len();
-    let mut acc = [_mm256_setzero_ps(); N];
-    let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; BLOCKS]; N]>::uninit();
+    let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; COUNT]; N]>::uninit();
     let products = products.as_mut_ptr();
     let mut minimums = [[_mm512_setzero_si512(); TILE_ROWS]; N];
     let mut heads = [_mm512_setzero_si512(); TILE_ROWS];
-    // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums; the caller has
-    // the instruction set.
+    // SAFETY: as the caller promises; a block has 256 quants and 16 sums, and all products are written before they are
+    // read.
     unsafe {
-        for first in (0..n_blocks).step_by(BLOCKS) {
-            let n = (n_blocks - first).min(BLOCKS);
-            // Groups of 32 as nibbles come out of 64 bytes: 0 and 2, 1 and 3, 4 and 6, 5 and 7.
-            let mut quants = [[[_mm512_setzero_si512(); 4]; BLOCKS]; N];
-            let mut sums = [_mm512_setzero_si512(); N];
-            for t in 0..N {
-                for j in 0..n {
-                    let at = acts[t].quants.as_ptr().add(256 * (first + j)).cast::<u8>();
-                    quants[t][j] = [
-                        join_512(at, at.add(64)),
-                        join_512(at.add(32), at.add(96)),
-                        join_512(at.add(128), at.add(192)),
-                        join_512(at.add(160), at.add(224)),
-                    ];
-                }
-                sums[t] = sums_of_32(&acts[t], first, n);
+        // Groups of 32 as nibbles come out of 64 bytes: 0 and 2, 1 and 3, 4 and 6, 5 and 7.
+        let mut quants = [[[_mm512_setzero_si512(); 4]; COUNT]; N];
+        let mut sums = [_mm512_setzero_si512(); N];
+        for t in 0..N {
+            for j in 0..COUNT {
+                let at = acts[t].quants.as_ptr().add(256 * (first + j)).cast::<u8>();
+                quants[t][j] = [
+                    join_512(at, at.add(64)),
+                    join_512(at.add(32), at.add(96)),
+                    join_512(at.add(128), at.add(192)),
+                    join_512(at.add(160), at.add(224)),
+                ];
             }
-            for (r, row) in rows.iter().enumerate() {
-                let row = row.add(first * bytes);
-                prefetch(row.wrapping_add(ahead), n * bytes);
-                // d, dmin and 12 bytes of scales of each block; the last block stands in for those that are missing.
-                let head = |j: usize| row.add(bytes * if j < n { j } else { n - 1 }).cast();
-                let mut packed = _mm512_castsi128_si512(_mm_loadu_si128(head(0)));
-                packed = _mm512_inserti32x4::<1>(packed, _mm_loadu_si128(head(1)));
-                packed = _mm512_inserti32x4::<2>(packed, _mm_loadu_si128(head(2)));
-                packed = _mm512_inserti32x4::<3>(packed, _mm_loadu_si128(head(3)));
-                heads[r] = packed;
-                let (scales, minimums_of_32) = six_bits_of_4(packed);
-                for t in 0..N {
-                    minimums[t][r] = _mm512_madd_epi16(minimums_of_32, sums[t]);
-                }
-                for j in 0..n {
-                    let p = row.add(j * bytes);
-                    let low = _mm512_loadu_si512(p.add(nibbles_at).cast());
-                    let high = _mm512_loadu_si512(p.add(nibbles_at + 64).cast());
-                    let mut weights = [
-                        _mm512_and_si512(low, nibble),
-                        _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble),
-                        _mm512_and_si512(high, nibble),
-                        _mm512_and_si512(_mm512_srli_epi16::<4>(high), nibble),
-                    ];
-                    if HIGH {
-                        // Bit j of high byte i is for weight i of group j.
-                        let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(16).cast()));
-                        let groups = [(1, 4), (2, 8), (16, 64), (32, -128)];
-                        for (weights, (low, high)) in weights.iter_mut().zip(groups) {
-                            let bit = _mm512_inserti64x4::<1>(_mm512_set1_epi8(low), _mm256_set1_epi8(high));
-                            let set = _mm512_test_epi8_mask(bits, bit);
-                            *weights = _mm512_mask_add_epi8(*weights, set, *weights, _mm512_set1_epi8(16));
-                        }
-                    }
-                    let low = _mm512_permutexvar_epi16(group_scales(j, 0), scales);
-                    let high = _mm512_permutexvar_epi16(group_scales(j, 4), scales);
-                    for t in 0..N {
-                        let mut sums = [_mm512_setzero_si512(); 4];
-                        for i in 0..4 {
-                            sums[i] = D::dp(sums[i], weights[i], quants[t][j][i]);
-                        }
-                        (*products)[t][j][r] = scaled::<D>(sums, low, high);
+            sums[t] = sums_of_32(&acts[t], first, COUNT);
+        }
+        for (r, row) in rows.iter().enumerate() {
+            let row = row.add(first * bytes);
+            prefetch(row.wrapping_add(ahead), COUNT * bytes);
+            // d, dmin and 12 bytes of scales of each block; the last block stands in for those that are missing.
+            let head = |j: usize| _mm_loadu_si128(row.add(bytes * j.min(COUNT - 1)).cast());
+            let mut packed = _mm512_castsi128_si512(head(0));
+            packed = _mm512_inserti32x4::<1>(packed, head(1));
+            packed = _mm512_inserti32x4::<2>(packed, head(2));
+            packed = _mm512_inserti32x4::<3>(packed, head(3));
+            heads[r] = packed;
+            let (scales, minimums_of_32) = six_bits_of_4(packed);
+            for t in 0..N {
+                minimums[t][r] = _mm512_madd_epi16(minimums_of_32, sums[t]);
+            }
+            for j in 0..COUNT {
+                let p = row.add(j * bytes);
+                let low = _mm512_loadu_si512(p.add(nibbles_at).cast());
+                let high = _mm512_loadu_si512(p.add(nibbles_at + 64).cast());
+                let mut weights = [
+                    _mm512_and_si512(low, nibble),
+                    _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble),
+                    _mm512_and_si512(high, nibble),
+                    _mm512_and_si512(_mm512_srli_epi16::<4>(high), nibble),
+                ];
+                if HIGH {
+                    // Bit j of high byte i is for weight i of group j.
+                    let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(16).cast()));
+                    let groups = [(1, 4), (2, 8), (16, 64), (32, -128)];
+                    for (weights, (low, high)) in weights.iter_mut().zip(groups) {
+                        let bit = _mm512_inserti64x4::<1>(_mm512_set1_epi8(low), _mm256_set1_epi8(high));
+                        let set = _mm512_test_epi8_mask(bits, bit);
+                        *weights = _mm512_mask_add_epi8(*weights, set, *weights, _mm512_set1_epi8(16));
                     }
                 }
-            }
-            // d in the lower 16 bits, dmin in the upper ones.
-            let both = by_block(first_words_of_4(&heads[..4]), first_words_of_4(&heads[4..]));
-            let mut minimum_sums = [[_mm256_setzero_si256(); BLOCKS]; N];
-            for t in 0..N {
-                let [a, b, c, d, e, f, g, h] = minimums[t];
-                minimum_sums[t] = by_block(fold_4([a, b, c, d]), fold_4([e, f, g, h]));
-            }
-            for j in 0..n {
-                let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(both[j]));
-                let minimum_scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(both[j])));
+                let low = _mm512_permutexvar_epi16(group_scales(j, 0), scales);
+                let high = _mm512_permutexvar_epi16(group_scales(j, 4), scales);
                 for t in 0..N {
-                    let scale = _mm256_set1_ps(acts[t].scales[first + j]);
-                    let sums = _mm256_cvtepi32_ps(sum_rows((*products)[t][j]));
-                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
-                    let sums = _mm256_cvtepi32_ps(minimum_sums[t][j]);
-                    acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
+                    let mut sums = [_mm512_setzero_si512(); 4];
+                    for i in 0..4 {
+                        sums[i] = D::dp(sums[i], weights[i], quants[t][j][i]);
+                    }
+                    (*products)[t][j][r] = scaled::<D>(sums, low, high);
                 }
             }
         }
-        for (out, acc) in out.iter_mut().zip(acc) {
-            _mm256_storeu_ps(out.as_mut_ptr(), acc);
+        // d in the lower 16 bits, dmin in the upper ones.
+        let both = by_block(first_words_of_4(&heads[..4]), first_words_of_4(&heads[4..]));
+        let mut minimum_sums = [[_mm256_setzero_si256(); BLOCKS]; N];
+        for t in 0..N {
+            let [a, b, c, d, e, f, g, h] = minimums[t];
+            minimum_sums[t] = by_block(fold_4([a, b, c, d]), fold_4([e, f, g, h]));
+        }
+        for j in 0..COUNT {
+            let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(both[j]));
+            let minimum_scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(both[j])));
+            for t in 0..N {
+                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + j));
+                let sums = _mm256_cvtepi32_ps(sum_rows((*products)[t][j]));
+                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
+                let sums = _mm256_cvtepi32_ps(minimum_sums[t][j]);
+                acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
+            }
         }
     }
 }
@@ -522,56 +543,77 @@ unsafe fn sums_of_32(acts: &Row256<'_>, first: usize, n: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N], out: &mut TileOut<N>) {
-    const BYTES: usize = 210;
-    let ahead = next_tile(rows);
-    // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums; the caller has
-    // the instruction set.
+    let n_blocks = acts[0].scales.len();
+    let whole = n_blocks / BLOCKS * BLOCKS;
+    let mut acc = [_mm256_setzero_ps(); N];
+    // SAFETY: every row has a block for each block of activations; the caller has the instruction set.
     unsafe {
-        let (pick_low, pick_high) = (packed_scales(0), packed_scales(8));
-        let mut acc = [_mm256_setzero_ps(); N];
-        // All products of a block are written before they are read.
-        let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; BLOCKS]; N]>::uninit();
-        let products = products.as_mut_ptr();
-        let n_blocks = acts[0].scales.len();
-        for first in (0..n_blocks).step_by(BLOCKS) {
-            let n = (n_blocks - first).min(BLOCKS);
-            for (r, row) in rows.iter().enumerate() {
-                let row = row.add(first * BYTES);
-                prefetch(row.wrapping_add(ahead), n * BYTES);
-                for j in 0..n {
-                    let p = row.add(j * BYTES);
-                    let weights = six_bits_512(p);
-                    let of_16 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(192).cast()));
-                    let wide = _mm512_castsi256_si512(of_16);
-                    let low = _mm512_permutexvar_epi16(pick_low, wide);
-                    let high = _mm512_permutexvar_epi16(pick_high, wide);
-                    for t in 0..N {
-                        let quants = acts[t].quants.as_ptr().add(256 * (first + j));
-                        let mut sums = [_mm512_setzero_si512(); 4];
-                        for i in 0..4 {
-                            let quants = _mm512_loadu_si512(quants.add(64 * i).cast());
-                            sums[i] = D::dp(sums[i], weights[i], quants);
-                        }
-                        let sum = scaled::<D>(sums, low, high);
-                        // Quants are 32 too large.
-                        let of_acts = _mm256_loadu_si256(acts[t].sums.as_ptr().add(16 * (first + j)).cast());
-                        let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(of_16, of_acts));
-                        (*products)[t][j][r] = _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
-                    }
-                }
-            }
-            for j in 0..n {
-                // The scale is the upper half of the last 32 bits of a block.
-                let words = gather_8(rows, (first + j) * BYTES + 206);
-                let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(words)));
-                for t in 0..N {
-                    let scale = _mm256_mul_ps(scales, _mm256_set1_ps(acts[t].scales[first + j]));
-                    acc[t] = _mm256_fmadd_ps(scale, _mm256_cvtepi32_ps(sum_rows((*products)[t][j])), acc[t]);
-                }
-            }
+        for first in (0..whole).step_by(BLOCKS) {
+            blocks_q6_k::<D, N, BLOCKS>(rows, &acts, first, &mut acc);
+        }
+        for first in whole..n_blocks {
+            blocks_q6_k::<D, N, 1>(rows, &acts, first, &mut acc);
         }
         for (out, acc) in out.iter_mut().zip(acc) {
             _mm256_storeu_ps(out.as_mut_ptr(), acc);
+        }
+    }
+}
+
+/// Adds `COUNT` blocks from block `first` on.
+///
+/// # Safety
+/// Every row, and every row of activations, has these blocks.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn blocks_q6_k<D: Dp, const N: usize, const COUNT: usize>(
+    rows: &TileRows,
+    acts: &[Row256<'_>; N],
+    first: usize,
+    acc: &mut [__m256; N],
+) {
+    const BYTES: usize = 210;
+    let ahead = next_tile(rows);
+    let (pick_low, pick_high) = (packed_scales(0), packed_scales(8));
+    let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; COUNT]; N]>::uninit();
+    let products = products.as_mut_ptr();
+    // SAFETY: as the caller promises; a block has 256 quants and 16 sums, and all products are written before they are
+    // read.
+    unsafe {
+        for (r, row) in rows.iter().enumerate() {
+            let row = row.add(first * BYTES);
+            prefetch(row.wrapping_add(ahead), COUNT * BYTES);
+            for j in 0..COUNT {
+                let p = row.add(j * BYTES);
+                let weights = six_bits_512(p);
+                let of_16 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(192).cast()));
+                let wide = _mm512_castsi256_si512(of_16);
+                let low = _mm512_permutexvar_epi16(pick_low, wide);
+                let high = _mm512_permutexvar_epi16(pick_high, wide);
+                for t in 0..N {
+                    let quants = acts[t].quants.as_ptr().add(256 * (first + j));
+                    let mut sums = [_mm512_setzero_si512(); 4];
+                    for i in 0..4 {
+                        let quants = _mm512_loadu_si512(quants.add(64 * i).cast());
+                        sums[i] = D::dp(sums[i], weights[i], quants);
+                    }
+                    let sum = scaled::<D>(sums, low, high);
+                    // Quants are 32 too large.
+                    let of_acts = _mm256_loadu_si256(acts[t].sums.as_ptr().add(16 * (first + j)).cast());
+                    let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(of_16, of_acts));
+                    (*products)[t][j][r] = _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
+                }
+            }
+        }
+        for j in 0..COUNT {
+            // The scale is the upper half of the last 32 bits of a block.
+            let words = gather_8(rows, (first + j) * BYTES + 206);
+            let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(words)));
+            for t in 0..N {
+                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + j));
+                let sums = _mm256_cvtepi32_ps(sum_rows((*products)[t][j]));
+                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
+            }
         }
     }
 }
