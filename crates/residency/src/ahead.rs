@@ -108,7 +108,7 @@ mod tests {
         let drop_pages = ["if=a", "iflag=nocache", "count=0", "status=none"];
         assert!(Command::new("dd").args(drop_pages).current_dir(dir.path()).status().unwrap().success());
         let first = part(&source, 0);
-        let is_resident = first.is_resident(0) && first.is_resident(LEN - 1);
+        let is_resident = first.is_resident(&(0..LEN));
         let mut ahead = MapAhead::start(vec![(Arc::clone(&first), 0..LEN)]);
         ahead.join();
         assert_eq!(mapped_kib(&first), if is_resident { LEN >> 10 } else { 0 });

@@ -70,15 +70,15 @@ impl MappedPart {
         os::advise_will_need(&self.map, offset, len);
     }
 
-    /// Whether the byte at `offset` is in the page cache, as far as the system tells.
-    pub(crate) fn is_resident(&self, offset: usize) -> bool {
-        os::is_resident(&self.map, offset)
+    /// Whether `range` is in the page cache, by its ends and as far as the system tells.
+    pub(crate) fn is_resident(&self, range: &Range<usize>) -> bool {
+        range.is_empty()
+            || os::is_resident(&self.map, range.start) && os::is_resident(&self.map, range.end - 1)
     }
 
-    /// Maps the pages of `range` if they are in the page cache, by its ends; `false` when they were not.
+    /// Maps the pages of `range` if they are in the page cache; `false` when they were not.
     pub(crate) fn map_resident(&self, range: Range<usize>) -> bool {
-        let is_resident = self.is_resident(range.start) && self.is_resident(range.end - 1);
-        is_resident && os::populate(&self.map, range.start, range.len())
+        self.is_resident(&range) && os::populate(&self.map, range.start, range.len())
     }
 
     /// Keeps the part in memory while it is mapped.
@@ -248,7 +248,10 @@ impl MappedSource {
     /// Tells the system that `extent` will be read.
     fn advise(&self, extent: Extent) {
         for (part, range) in self.parts(extent).into_iter().flat_map(|parts| pieces(parts, extent)) {
-            os::advise_will_need(&part.map, range.start, range.len());
+            // The system would look at every page of what it has already.
+            if !part.is_resident(&range) {
+                os::advise_will_need(&part.map, range.start, range.len());
+            }
         }
     }
 

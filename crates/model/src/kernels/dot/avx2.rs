@@ -149,7 +149,7 @@ macro_rules! instruction_set {
                     // SAFETY: as the caller promises; the features are enabled.
                     unsafe { dot_32::<K, $name, N>(rows, acts, out) };
                 }
-                Dot::Block32(kernel::<K, 1>, kernel::<K, WIDE>)
+                Dot::Block32(kernel::<K, 1>, kernel::<K, 2>, kernel::<K, WIDE>)
             }
 
             fn dot_256<K: Unpack256>() -> Dot {
@@ -164,7 +164,7 @@ macro_rules! instruction_set {
                     // SAFETY: as the caller promises; the features are enabled.
                     unsafe { dot_256::<K, $name, N>(rows, acts, out) };
                 }
-                Dot::Block256(kernel::<K, 1>, kernel::<K, WIDE>)
+                Dot::Block256(kernel::<K, 1>, kernel::<K, 2>, kernel::<K, WIDE>)
             }
         }
     };

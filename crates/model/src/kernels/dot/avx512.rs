@@ -656,11 +656,11 @@ macro_rules! compiled {
             }
 
             fn small<F: Format32>() -> Option<Dot> {
-                Some(Dot::Block32(dot_32::<F, 1>, dot_32::<F, WIDE>))
+                Some(Dot::Block32(dot_32::<F, 1>, dot_32::<F, 2>, dot_32::<F, WIDE>))
             }
 
             fn large<F: Format256>() -> Option<Dot> {
-                Some(Dot::Block256(dot_256::<F, 1>, dot_256::<F, WIDE>))
+                Some(Dot::Block256(dot_256::<F, 1>, dot_256::<F, 2>, dot_256::<F, WIDE>))
             }
 
             pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {

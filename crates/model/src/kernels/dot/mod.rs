@@ -37,11 +37,11 @@ pub(super) type Dot32<const N: usize> = unsafe fn(&TileRows, [Row32<'_>; N], &mu
 /// A kernel for super-blocks of 256. Safety as for [`Dot32`].
 pub(super) type Dot256<const N: usize> = unsafe fn(&TileRows, [Row256<'_>; N], &mut TileOut<N>);
 
-/// The integer kernels of a weight type: for one row of activations, and for [`WIDE`] rows.
+/// The integer kernels of a weight type: for one row of activations, for two, and for [`WIDE`] rows.
 #[derive(Clone, Copy)]
 pub(super) enum Dot {
-    Block32(Dot32<1>, Dot32<WIDE>),
-    Block256(Dot256<1>, Dot256<WIDE>),
+    Block32(Dot32<1>, Dot32<2>, Dot32<WIDE>),
+    Block256(Dot256<1>, Dot256<2>, Dot256<WIDE>),
 }
 
 /// The kernel of `ty` on `isa`; `None` for float types and for types that are decoded to floats.
@@ -139,24 +139,32 @@ mod tests {
         bytes
     }
 
-    /// Runs both forms, checks that they agree, and returns `[activation row][weight row]`.
+    /// Runs all forms, checks that they agree, and returns `[activation row][weight row]`.
     fn run(dot: Dot, weights: &[u8], row_bytes: usize, acts: &Activations) -> TileOut<WIDE> {
         let rows = std::array::from_fn(|r| weights[r * row_bytes..][..row_bytes].as_ptr());
-        let (mut wide, mut single) = ([[0.0; TILE_ROWS]; WIDE], [[[0.0; TILE_ROWS]; 1]; WIDE]);
+        let mut wide = [[0.0; TILE_ROWS]; WIDE];
+        let mut single = [[[0.0; TILE_ROWS]; 1]; WIDE];
+        let mut double = [[[0.0; TILE_ROWS]; 2]; WIDE / 2];
         // SAFETY: the rows hold as many blocks as the activations.
         unsafe {
             match dot {
-                Dot::Block32(one, many) => {
-                    many(&rows, std::array::from_fn(|t| acts.row_32(t)), &mut wide);
-                    (0..WIDE).for_each(|t| one(&rows, [acts.row_32(t)], &mut single[t]));
+                Dot::Block32(one, two, many) => {
+                    let of = |t| acts.row_32(t);
+                    many(&rows, std::array::from_fn(of), &mut wide);
+                    (0..WIDE).for_each(|t| one(&rows, [of(t)], &mut single[t]));
+                    (0..WIDE / 2).for_each(|i| two(&rows, [of(2 * i), of(2 * i + 1)], &mut double[i]));
                 }
-                Dot::Block256(one, many) => {
-                    many(&rows, std::array::from_fn(|t| acts.row_256(t)), &mut wide);
-                    (0..WIDE).for_each(|t| one(&rows, [acts.row_256(t)], &mut single[t]));
+                Dot::Block256(one, two, many) => {
+                    let of = |t| acts.row_256(t);
+                    many(&rows, std::array::from_fn(of), &mut wide);
+                    (0..WIDE).for_each(|t| one(&rows, [of(t)], &mut single[t]));
+                    (0..WIDE / 2).for_each(|i| two(&rows, [of(2 * i), of(2 * i + 1)], &mut double[i]));
                 }
             }
         }
-        assert_eq!(wide.map(|t| t.map(f32::to_bits)), single.map(|t| t[0].map(f32::to_bits)));
+        let bits = |rows: &[[f32; TILE_ROWS]]| rows.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&wide), bits(single.as_flattened()));
+        assert_eq!(bits(&wide), bits(double.as_flattened()));
         wide
     }
 

@@ -13,14 +13,14 @@ use std::arch::asm;
 
 pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
     Some(match ty {
-        TensorType::Q4_0 => Dot::Block32(dot_q4_0::<1>, dot_q4_0::<WIDE>),
-        TensorType::Q4_1 => Dot::Block32(dot_q4_1::<1>, dot_q4_1::<WIDE>),
-        TensorType::Q5_0 => Dot::Block32(dot_q5_0::<1>, dot_q5_0::<WIDE>),
-        TensorType::Q5_1 => Dot::Block32(dot_q5_1::<1>, dot_q5_1::<WIDE>),
-        TensorType::Q8_0 => Dot::Block32(dot_q8_0::<1>, dot_q8_0::<WIDE>),
-        TensorType::Q4K => Dot::Block256(dot_q4_k::<1>, dot_q4_k::<WIDE>),
-        TensorType::Q5K => Dot::Block256(dot_q5_k::<1>, dot_q5_k::<WIDE>),
-        TensorType::Q6K => Dot::Block256(dot_q6_k::<1>, dot_q6_k::<WIDE>),
+        TensorType::Q4_0 => Dot::Block32(dot_q4_0::<1>, dot_q4_0::<2>, dot_q4_0::<WIDE>),
+        TensorType::Q4_1 => Dot::Block32(dot_q4_1::<1>, dot_q4_1::<2>, dot_q4_1::<WIDE>),
+        TensorType::Q5_0 => Dot::Block32(dot_q5_0::<1>, dot_q5_0::<2>, dot_q5_0::<WIDE>),
+        TensorType::Q5_1 => Dot::Block32(dot_q5_1::<1>, dot_q5_1::<2>, dot_q5_1::<WIDE>),
+        TensorType::Q8_0 => Dot::Block32(dot_q8_0::<1>, dot_q8_0::<2>, dot_q8_0::<WIDE>),
+        TensorType::Q4K => Dot::Block256(dot_q4_k::<1>, dot_q4_k::<2>, dot_q4_k::<WIDE>),
+        TensorType::Q5K => Dot::Block256(dot_q5_k::<1>, dot_q5_k::<2>, dot_q5_k::<WIDE>),
+        TensorType::Q6K => Dot::Block256(dot_q6_k::<1>, dot_q6_k::<2>, dot_q6_k::<WIDE>),
         _ => return visit(ty, Portable),
     })
 }
@@ -32,11 +32,11 @@ impl FormatVisitor for Portable {
     type Out = Dot;
 
     fn small<F: Format32>(self) -> Dot {
-        Dot::Block32(portable_32::<F, 1>, portable_32::<F, WIDE>)
+        Dot::Block32(portable_32::<F, 1>, portable_32::<F, 2>, portable_32::<F, WIDE>)
     }
 
     fn large<F: Format256>(self) -> Dot {
-        Dot::Block256(portable_256::<F, 1>, portable_256::<F, WIDE>)
+        Dot::Block256(portable_256::<F, 1>, portable_256::<F, 2>, portable_256::<F, WIDE>)
     }
 }
 

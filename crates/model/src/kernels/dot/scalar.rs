@@ -15,11 +15,11 @@ impl FormatVisitor for Scalar {
     type Out = Dot;
 
     fn small<F: Format32>(self) -> Dot {
-        Dot::Block32(dot_32::<F, 1>, dot_32::<F, WIDE>)
+        Dot::Block32(dot_32::<F, 1>, dot_32::<F, 2>, dot_32::<F, WIDE>)
     }
 
     fn large<F: Format256>(self) -> Dot {
-        Dot::Block256(dot_256::<F, 1>, dot_256::<F, WIDE>)
+        Dot::Block256(dot_256::<F, 1>, dot_256::<F, 2>, dot_256::<F, WIDE>)
     }
 }
 
