@@ -25,6 +25,8 @@ enum ItemState {
 #[derive(Debug)]
 struct Item {
     ranges: Vec<Extent>,
+    /// Items whose ranges are as long are of one kind.
+    kind: usize,
     state: ItemState,
     /// Asked for in this pass and not taken yet.
     wanted: bool,
@@ -47,7 +49,8 @@ pub(crate) struct Alternatives {
     items: Vec<Item>,
     /// By the first range.
     index: HashMap<Extent, usize>,
-    order: EvictionOrder,
+    /// Of each kind: an item makes room for one of its kind, whose buffers fit, where it can.
+    orders: Vec<EvictionOrder>,
     queue: VecDeque<Job>,
     free: Vec<Buffer>,
     used_bytes: u64,
@@ -59,14 +62,19 @@ pub(crate) struct Alternatives {
 
 impl Alternatives {
     pub(crate) fn new(plan: &PassPlan, budget_bytes: u64, eviction: Eviction) -> Alternatives {
-        let ranges = plan.choices.iter().flat_map(|choice| &choice.alternatives);
-        let items: Vec<Item> = ranges
-            .map(|r| Item { ranges: r.clone(), state: ItemState::Empty, wanted: false, held: 0 })
-            .collect();
+        let mut kinds = HashMap::new();
+        let mut item = |ranges: &Vec<Extent>| {
+            let lens: Vec<u64> = ranges.iter().map(|range| range.len).collect();
+            let n_kinds = kinds.len();
+            let kind = *kinds.entry(lens).or_insert(n_kinds);
+            Item { ranges: ranges.clone(), kind, state: ItemState::Empty, wanted: false, held: 0 }
+        };
+        let items: Vec<Item> =
+            plan.choices.iter().flat_map(|choice| &choice.alternatives).map(&mut item).collect();
         let first = |(i, item): (usize, &Item)| item.ranges.first().map(|extent| (*extent, i));
         Alternatives {
             index: items.iter().enumerate().filter_map(first).collect(),
-            order: EvictionOrder::new(eviction, items.len()),
+            orders: kinds.iter().map(|_| EvictionOrder::new(eviction, items.len())).collect(),
             items,
             queue: VecDeque::new(),
             free: Vec::new(),
@@ -86,14 +94,13 @@ impl Alternatives {
     pub(crate) fn shrink(&mut self, bytes: u64) {
         self.budget_bytes -= bytes.min(self.shrinkable_bytes());
         while self.used_bytes > self.budget_bytes {
-            match (self.free.pop(), self.order.evict()) {
-                (Some(buffer), evicted) => {
-                    self.used_bytes -= buffer.len() as u64;
-                    evicted.into_iter().for_each(|item| self.empty(item));
-                }
-                (None, Some(item)) => self.empty(item),
+            if let Some(buffer) = self.free.pop() {
+                self.used_bytes -= buffer.len() as u64;
+            } else if let Some(item) = self.evict(0) {
+                self.empty(item);
+            } else {
                 // What is being read goes when it is used.
-                (None, None) => break,
+                break;
             }
         }
     }
@@ -122,7 +129,7 @@ impl Alternatives {
             if let ItemState::Failed(_) = self.items[*item].state {
                 self.items[*item].state = ItemState::Empty;
             }
-            self.order.keep(*item);
+            self.orders[self.items[*item].kind].keep(*item);
         }
         let mut n_taken = 0;
         for item in &items {
@@ -155,12 +162,19 @@ impl Alternatives {
         }
     }
 
+    /// The item that is to make room for one of `kind`.
+    fn evict(&mut self, kind: usize) -> Option<usize> {
+        let n_kinds = self.orders.len();
+        (0..n_kinds).find_map(|i| self.orders[(kind + i) % n_kinds].evict())
+    }
+
     /// Queues the reads of `item`; not, when there is no memory for it.
     fn start(&mut self, item: usize) -> bool {
-        let ranges = self.items[item].ranges.clone();
+        let Item { ranges, kind, .. } = &self.items[item];
+        let (ranges, kind) = (ranges.clone(), *kind);
         let mut buffers = Vec::with_capacity(ranges.len());
         for range in &ranges {
-            match self.buffer(padded_len(range.len)) {
+            match self.buffer(padded_len(range.len), kind) {
                 Some(buffer) => buffers.push(buffer),
                 None => {
                     self.free.append(&mut buffers);
@@ -182,8 +196,8 @@ impl Alternatives {
         true
     }
 
-    /// A buffer of `len` bytes, from what is evicted where the budget is used up.
-    fn buffer(&mut self, len: u64) -> Option<Buffer> {
+    /// A buffer of `len` bytes for an item of `kind`, from what is evicted where the budget is used up.
+    fn buffer(&mut self, len: u64, kind: usize) -> Option<Buffer> {
         loop {
             if let Some(i) = self.free.iter().position(|buffer| buffer.len() as u64 == len) {
                 return Some(self.free.swap_remove(i));
@@ -193,7 +207,7 @@ impl Alternatives {
                 self.used_bytes += buffer.len() as u64;
                 return Some(buffer);
             }
-            if let Some(item) = self.order.evict() {
+            if let Some(item) = self.evict(kind) {
                 self.empty(item);
             } else {
                 // Of another length: the memory goes back to the system.
@@ -250,9 +264,9 @@ impl Alternatives {
 
     /// An item that is here may be evicted when nobody wants or holds it.
     fn let_go(&mut self, item: usize) {
-        let Item { state, wanted, held, .. } = &self.items[item];
+        let Item { kind, state, wanted, held, .. } = &self.items[item];
         if matches!(state, ItemState::Ready(_)) && !wanted && *held == 0 {
-            self.order.used(item);
+            self.orders[*kind].used(item);
         }
     }
 
@@ -303,5 +317,62 @@ impl Alternatives {
                 self.let_go(item);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::source::Choice;
+
+    fn extent(offset: u64, len: u64) -> Extent {
+        Extent { file: 0, offset, len }
+    }
+
+    /// Asks for an item and has it read, used and let go.
+    fn use_once(cache: &mut Alternatives, ranges: &[Extent]) {
+        assert_eq!(cache.request(&[ranges]).unwrap(), 1);
+        while let Some(Job { extent, buffer, target }) = cache.next_job() {
+            let Target::Alternative { item, range } = target else { unreachable!() };
+            cache.complete(item, range, buffer, extent.len as usize, Ok(0));
+        }
+        let (_, item, filled) = cache.take(&[ranges]).unwrap().unwrap();
+        let n = filled.len();
+        drop(filled);
+        (0..n).for_each(|_| cache.release(item));
+        assert!(cache.used_bytes <= cache.budget_bytes);
+    }
+
+    #[test]
+    fn an_item_makes_room_for_one_of_its_kind() {
+        let (short, long) = (4096, 4 * 4096);
+        let alternatives = |at: u64, last: u64| {
+            let of =
+                |i: u64| vec![extent(at + i * 1_000_000, short), extent(at + i * 1_000_000 + 500_000, last)];
+            (0..4).map(of).collect::<Vec<_>>()
+        };
+        let choice = |stage, at, last| Choice { stage, n_picked: 1, alternatives: alternatives(at, last) };
+        let plan = PassPlan {
+            choices: vec![choice(0, 0, short), choice(1, 50_000_000, long)],
+            ..PassPlan::default()
+        };
+        let of_kind = [0, 1].map(|kind: usize| plan.choices[kind].alternatives.clone());
+        let item_bytes = |last| padded_len(short) + padded_len(last);
+        // Two of each kind.
+        let budget = 2 * (item_bytes(short) + item_bytes(long));
+        let mut cache = Alternatives::new(&plan, budget, Eviction::LeastRecent);
+        for i in 0..2 {
+            of_kind.iter().for_each(|items| use_once(&mut cache, &items[i]));
+        }
+        // The oldest is of the first kind, and stays when one of the second kind needs room, again and again.
+        for i in [2, 3, 0, 1] {
+            use_once(&mut cache, &of_kind[1][i]);
+        }
+        cache.stats = ChoiceStats::default();
+        (0..2).for_each(|i| use_once(&mut cache, &of_kind[0][i]));
+        assert_eq!(cache.stats, ChoiceStats { hits: 2, misses: 0 });
+        // Where no item of the kind is left, others go.
+        cache.shrink(2 * item_bytes(long));
+        use_once(&mut cache, &of_kind[1][2]);
     }
 }
