@@ -3,6 +3,9 @@
 use crate::cli::Limits;
 use rawrz_engine::{Engine, Generated, KvType, Size, process_memory};
 
+/// Memory that is read to learn its speed: more than the caches of large processors hold.
+pub(crate) const PROBED_MEMORY_BYTES: u64 = 1 << 30;
+
 /// Says on standard error what was made of the KV cache so that the context fits, where the user did not say it.
 pub(crate) fn kv_notes(engine: &Engine, limits: &Limits) {
     let context_len = engine.context_len();

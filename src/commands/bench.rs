@@ -183,7 +183,8 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
     let (threads, isa, traffic) = (warm.n_threads(), warm.isa(), warm.traffic());
     let is_streamed = warm.is_streamed();
     let pinned_bytes = warm.placement().map_or(0, |placement| placement.pinned_bytes);
-    let mut memory_bytes_per_s = if is_streamed { warm.probe_memory() } else { 0.0 };
+    let mut memory_bytes_per_s =
+        if is_streamed { warm.probe_memory(report::PROBED_MEMORY_BYTES) } else { 0.0 };
     if !is_streamed {
         // Past the page cache there is nothing to warm.
         prefill(&warm, WARM_UP_TOKENS, cancel)?;

@@ -17,7 +17,7 @@ pub(crate) fn main(args: &PlanArgs) -> anyhow::Result<()> {
     let engine = run::open(&path, &args.limits, args.ctx)?;
     report::kv_notes(&engine, &args.limits);
     let floor = engine.smallest_ledger();
-    let memory = engine.probe_memory();
+    let memory = engine.probe_memory(report::PROBED_MEMORY_BYTES);
     let disk = disk(&engine, args.probe)?;
     let traffic = engine.traffic();
     let hit_rate = traffic.expected_hit_rate;

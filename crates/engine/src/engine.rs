@@ -243,10 +243,10 @@ impl Engine {
         Ok(self.streamed.as_ref().map(probe).transpose().map_err(PassError::from)?)
     }
 
-    /// Bytes in a second that all threads together read from memory. Takes a quarter of the budget, at most 64 MiB,
-    /// which is there before the first pass.
-    pub fn probe_memory(&self) -> f64 {
-        self.runner().memory_bandwidth((self.budget_bytes() / 4).min(64 << 20) as usize)
+    /// Bytes in a second that all threads together read from memory. Takes a quarter of the budget, at most
+    /// `most_bytes`, which is there before the first pass; what fits the processor's caches is read from there.
+    pub fn probe_memory(&self, most_bytes: u64) -> f64 {
+        self.runner().memory_bandwidth((self.budget_bytes() / 4).min(most_bytes) as usize)
     }
 
     /// A number for the device that the model lies on, where the system tells.

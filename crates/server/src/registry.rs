@@ -24,6 +24,9 @@ const MORE_SESSIONS: u64 = 15;
 /// How long the disk is read to measure it.
 const PROBE_TIME: Duration = Duration::from_millis(300);
 
+/// Memory that is read to learn its speed: as much as takes a few milliseconds.
+const PROBED_MEMORY_BYTES: u64 = 64 << 20;
+
 /// How long a text that follows a grammar waits for others that do.
 const MAX_GRAMMAR_WAIT: Duration = Duration::from_secs(30);
 
@@ -219,7 +222,7 @@ impl Registry {
         );
         let engine = self.open(name, path, grammar_plan.bytes)?;
         // Before the first pass: what measuring takes is there then.
-        let bandwidth = (engine.probe_disk(PROBE_TIME)?, engine.probe_memory());
+        let bandwidth = (engine.probe_disk(PROBE_TIME)?, engine.probe_memory(PROBED_MEMORY_BYTES));
         let loaded = Arc::new(Loaded {
             name: name.to_owned(),
             path: path.to_path_buf(),
