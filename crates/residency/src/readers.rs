@@ -15,6 +15,11 @@ pub(crate) trait Jobs {
     /// What a reader should do next; nothing when all that is wanted is under way, or there is no memory for it.
     fn next_job(&mut self) -> Option<Self::Job>;
 
+    /// Whether [`Jobs::next_job`] gave something up that somebody may wait for, since the last call.
+    fn take_given_up(&mut self) -> bool {
+        false
+    }
+
     /// Takes in what a reader has done: where in its memory the bytes start, or why there are none. Whether somebody may
     /// wait for it: waking a computation that waits for something else costs it and the readers time.
     fn complete(&mut self, job: Self::Job, result: Result<usize, Self::Error>) -> bool;
@@ -67,7 +72,11 @@ impl<J: Jobs> Desk<J> {
     ) {
         let mut jobs = self.lock();
         while !self.stop.load(Ordering::Relaxed) {
-            let Some(mut job) = jobs.next_job() else {
+            let job = jobs.next_job();
+            if jobs.take_given_up() {
+                self.arrived.notify_all();
+            }
+            let Some(mut job) = job else {
                 jobs = self.work.wait(jobs).unwrap_or_else(PoisonError::into_inner);
                 continue;
             };
@@ -114,5 +123,51 @@ impl Drop for Readers {
             // A reader catches what panics in it.
             let _ = reader.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    /// Nothing can be done for what is wanted.
+    #[derive(Default)]
+    struct Hopeless {
+        is_wanted: bool,
+        given_up: bool,
+    }
+
+    impl Jobs for Hopeless {
+        type Job = ();
+        type Error = io::Error;
+
+        fn next_job(&mut self) -> Option<()> {
+            self.given_up |= std::mem::take(&mut self.is_wanted);
+            None
+        }
+
+        fn take_given_up(&mut self) -> bool {
+            std::mem::take(&mut self.given_up)
+        }
+
+        fn complete(&mut self, (): (), _: io::Result<usize>) -> bool {
+            unreachable!("there are no jobs")
+        }
+    }
+
+    #[test]
+    fn who_waits_for_what_is_given_up_is_woken() {
+        let desk = Arc::new(Desk::new(Hopeless::default()));
+        let mut readers = Readers::default();
+        let served = Arc::clone(&desk);
+        readers.start("reader", move || served.serve(|()| Ok(0), |(), error| error)).unwrap();
+        let mut jobs = desk.lock();
+        jobs.is_wanted = true;
+        while jobs.is_wanted {
+            jobs = desk.wait(jobs);
+        }
+        drop(jobs);
+        desk.stop();
     }
 }

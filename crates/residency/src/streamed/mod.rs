@@ -296,6 +296,7 @@ impl StreamedSource {
             cursor: 0,
             next: 0,
             awaited: Vec::new(),
+            given_up: false,
             free: free.map_err(memory)?,
             n_reading: 0,
             alternatives: Alternatives::new(plan, options.cache_bytes, options.eviction),

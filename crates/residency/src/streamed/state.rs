@@ -88,6 +88,8 @@ pub(crate) struct State {
     pub(crate) n_reading: usize,
     pub(crate) alternatives: Alternatives,
     pub(crate) copies: Copies,
+    /// There was no memory for a piece or a copy, and nobody was told yet.
+    pub(crate) given_up: bool,
 }
 
 impl Jobs for State {
@@ -106,11 +108,16 @@ impl Jobs for State {
                 }
                 Err(source) => {
                     self.copies.done[index] = Some(Err(out_of_memory(extent, source)));
+                    self.given_up = true;
                     self.next_job()
                 }
             };
         }
         self.next_piece()
+    }
+
+    fn take_given_up(&mut self) -> bool {
+        std::mem::take(&mut self.given_up)
     }
 
     fn complete(&mut self, job: Job, result: Result<usize, ReadError>) -> bool {
@@ -165,7 +172,10 @@ impl State {
                             self.n_reading += usize::from(!piece.is_pinned);
                             return Some(Job { extent: piece.extent, buffer, target: Target::Piece(index) });
                         }
-                        Err(e) => self.states[index] = PieceState::Failed(out_of_memory(piece.extent, e)),
+                        Err(e) => {
+                            self.states[index] = PieceState::Failed(out_of_memory(piece.extent, e));
+                            self.given_up = true;
+                        }
                     }
                 }
                 // A piece that is under way while it is pinned does not hold up those after it.
