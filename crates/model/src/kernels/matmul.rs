@@ -1,7 +1,7 @@
 //! Weights times activations, on all threads.
 
 use super::activations::{ActivationKind, Activations};
-use super::dot::{Dot, Dot32, Dot256, TILE_ROWS, TileRows, WIDE, dot_of};
+use super::dot::{Dot, TILE_ROWS, TileOut, TileRows, WIDE, dot_of};
 use super::float::{FLOAT_ACTS, FLOAT_ROWS, Ops};
 use super::pool::{DisjointRows, Pool};
 use super::tile::{self, MAX_PANELS, PANEL_ROWS};
@@ -180,61 +180,43 @@ unsafe fn tiles(
     for (i, tile) in weights.chunks(row_bytes * TILE_ROWS).enumerate() {
         let n_rows = tile.len() / row_bytes;
         let rows = std::array::from_fn(|r| tile[r.min(n_rows - 1) * row_bytes..].as_ptr());
-        let mut store = |t: usize, results: &[f32; TILE_ROWS]| {
-            // SAFETY: as the caller promises.
-            let out = unsafe { out.slice(t, column + i * TILE_ROWS, n_rows) };
-            out.copy_from_slice(&results[..n_rows]);
-        };
         let mut t = 0;
         while t < acts.n_rows() {
+            let (row_32, row_256) = (|j| acts.row_32(t + j), |j| acts.row_256(t + j));
+            let mut store = |j: usize, results: &[f32; TILE_ROWS]| {
+                // SAFETY: as the caller promises.
+                let out = unsafe { out.slice(t + j, column + i * TILE_ROWS, n_rows) };
+                out.copy_from_slice(&results[..n_rows]);
+            };
             // SAFETY: each pointer starts a whole row, which has a block for each block of activations.
             t += unsafe {
                 match (dot, acts.n_rows() - t) {
-                    (Dot::Block32(_, _, f), WIDE..) => tile_32(f, &rows, acts, t, &mut store),
-                    (Dot::Block32(_, f, _), 2..) => tile_32(f, &rows, acts, t, &mut store),
-                    (Dot::Block32(f, ..), _) => tile_32(f, &rows, acts, t, &mut store),
-                    (Dot::Block256(_, _, f), WIDE..) => tile_256(f, &rows, acts, t, &mut store),
-                    (Dot::Block256(_, f, _), 2..) => tile_256(f, &rows, acts, t, &mut store),
-                    (Dot::Block256(f, ..), _) => tile_256(f, &rows, acts, t, &mut store),
+                    (Dot::Block32(_, _, f), WIDE..) => tile_of(f, &rows, row_32, &mut store),
+                    (Dot::Block32(_, f, _), 2..) => tile_of(f, &rows, row_32, &mut store),
+                    (Dot::Block32(f, ..), _) => tile_of(f, &rows, row_32, &mut store),
+                    (Dot::Block256(_, _, f), WIDE..) => tile_of(f, &rows, row_256, &mut store),
+                    (Dot::Block256(_, f, _), 2..) => tile_of(f, &rows, row_256, &mut store),
+                    (Dot::Block256(f, ..), _) => tile_of(f, &rows, row_256, &mut store),
                 }
             };
         }
     }
 }
 
-/// Stores the results of a tile with `N` rows of activations from row `t` on, and returns `N`.
+/// Stores the results of a tile with the first `N` of some rows of activations, and returns `N`.
 ///
 /// # Safety
-/// As [`Dot32`].
-unsafe fn tile_32<const N: usize>(
-    dot: Dot32<N>,
+/// As `dot`, a [`Dot32`](super::dot::Dot32) or a [`Dot256`](super::dot::Dot256).
+unsafe fn tile_of<R, const N: usize>(
+    dot: unsafe fn(&TileRows, [R; N], &mut TileOut<N>),
     rows: &TileRows,
-    acts: &Activations,
-    t: usize,
+    row: impl Fn(usize) -> R,
     store: &mut impl FnMut(usize, &[f32; TILE_ROWS]),
 ) -> usize {
     let mut results = [[0.0; TILE_ROWS]; N];
     // SAFETY: as the caller promises.
-    unsafe { dot(rows, std::array::from_fn(|j| acts.row_32(t + j)), &mut results) };
-    results.iter().enumerate().for_each(|(j, results)| store(t + j, results));
-    N
-}
-
-/// As [`tile_32`].
-///
-/// # Safety
-/// As [`Dot256`].
-unsafe fn tile_256<const N: usize>(
-    dot: Dot256<N>,
-    rows: &TileRows,
-    acts: &Activations,
-    t: usize,
-    store: &mut impl FnMut(usize, &[f32; TILE_ROWS]),
-) -> usize {
-    let mut results = [[0.0; TILE_ROWS]; N];
-    // SAFETY: as the caller promises.
-    unsafe { dot(rows, std::array::from_fn(|j| acts.row_256(t + j)), &mut results) };
-    results.iter().enumerate().for_each(|(j, results)| store(t + j, results));
+    unsafe { dot(rows, std::array::from_fn(row), &mut results) };
+    results.iter().enumerate().for_each(|(j, results)| store(j, results));
     N
 }
 
