@@ -28,10 +28,10 @@ pub(crate) const KV_CACHE: &str = "KV cache";
 pub(crate) const FURTHER_KV: &str = "KV cache (shared passes)";
 pub(crate) const MAPPED_WEIGHTS: &str = "weights (mapped)";
 
-/// The ring, best first: memory of a buffer, and how many: four are being read into, some wait to be used, a quarter
-/// is in use. Measured (docs/streaming.md): reads of 1 MiB are faster than longer and shorter ones, and more buffers
-/// gain nothing.
-const RINGS: [(u64, usize); 3] = [(1 << 20, 16), (512 << 10, 16), (256 << 10, 16)];
+/// The ring, best first: memory of a buffer, and how many: half are being read into, some wait to be used, a quarter
+/// is in use. Measured (docs/streaming.md): a ring of 8 MiB is read into faster than a larger one, and longer or shorter
+/// reads are slower.
+const RINGS: [(u64, usize); 2] = [(512 << 10, 16), (256 << 10, 16)];
 
 /// When weights are streamed, neither the ring nor scratch for long batches nor a context that nobody asked for takes
 /// more than this part of the budget: what they take is streamed again for every token.

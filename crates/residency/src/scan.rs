@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use thiserror::Error;
 
 /// Bytes of one read.
-const BLOCK_BYTES: u64 = 2 << 20;
+const BLOCK_BYTES: u64 = 1 << 20;
 
 /// Buffers of one reader: one that is filled while the other is used.
 const BUFFERS: usize = 2;

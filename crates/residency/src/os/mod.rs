@@ -2,6 +2,7 @@
 
 mod memory;
 mod pages;
+mod shared_cache;
 
 #[cfg(unix)]
 mod unix;
@@ -14,6 +15,7 @@ use unix as imp;
 use windows as imp;
 
 pub(crate) use pages::Pages;
+pub(crate) use shared_cache::hand_over;
 
 pub use memory::{ProcessMemory, memory_limit, process_memory, total_memory};
 

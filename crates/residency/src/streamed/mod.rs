@@ -29,11 +29,12 @@ use crate::extent::Extent;
 use crate::file::OpenError;
 use crate::lease::Lease;
 use crate::mapped::MappedSource;
+use crate::os;
 use crate::readers::{Desk, Readers};
 use crate::source::{Arrived, PassPlan, Planned, ReadError, Source};
 use alternatives::Alternatives;
 use pieces::Piece;
-use state::{Copies, Filled, Job, PieceState, State};
+use state::{Copies, Filled, Job, PassWaits, PieceState, State};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -176,8 +177,17 @@ impl Shared {
     fn wait<'a>(&self, state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
         let started = Instant::now();
         let state = self.desk.wait(state);
-        self.stalled_nanos.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.count_stalled(started);
         state
+    }
+
+    /// Time that leases have waited.
+    fn stalled(&self) -> Duration {
+        Duration::from_nanos(self.stalled_nanos.load(Ordering::Relaxed))
+    }
+
+    fn count_stalled(&self, since: Instant) {
+        self.stalled_nanos.fetch_add(since.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
     fn read(&self, reader: usize, job: &mut Job) -> Result<usize, ReadError> {
@@ -226,6 +236,16 @@ impl Drop for Owned<'_> {
             Holding::Pinned(_) => {}
             Holding::Ring { filled, piece, shared } => {
                 let mut state = shared.lock();
+                if state.hands_over
+                    && let Some(filled) = filled
+                {
+                    drop(state);
+                    let started = Instant::now();
+                    os::hand_over(filled.bytes());
+                    // Time that the computation would have waited for.
+                    shared.count_stalled(started);
+                    state = shared.lock();
+                }
                 state.states[*piece] = PieceState::Empty;
                 state.free.extend(filled.take().map(|filled| filled.buffer));
                 drop(state);
@@ -285,8 +305,8 @@ impl StreamedSource {
         first_pieces.push(at);
         let buffer_bytes = buffer_bytes(plan, options);
         let n_buffers = options.n_buffers.max(2);
-        let free = Buffer::many(n_buffers, buffer_bytes);
         let memory = |e| OpenError::io("(memory for weights)".as_ref(), e);
+        let free = Buffer::many(n_buffers, buffer_bytes).map_err(memory)?.into();
         let placement = Placement::of_pieces(&pieces, plan, options);
         let state = State {
             states: pieces.iter().map(|_| PieceState::Empty).collect(),
@@ -296,8 +316,10 @@ impl StreamedSource {
             cursor: 0,
             next: 0,
             awaited: Vec::new(),
+            waits: PassWaits::begin(Duration::ZERO),
+            hands_over: false,
             given_up: false,
-            free: free.map_err(memory)?,
+            free,
             n_reading: 0,
             alternatives: Alternatives::new(plan, options.cache_bytes, options.eviction),
             copies: Copies::default(),
@@ -342,7 +364,7 @@ impl StreamedSource {
     pub fn stats(&self) -> StreamStats {
         StreamStats {
             bytes_read: self.shared.bytes_read.load(Ordering::Relaxed),
-            stalled: Duration::from_nanos(self.shared.stalled_nanos.load(Ordering::Relaxed)),
+            stalled: self.shared.stalled(),
             choices: self.shared.lock().alternatives.stats,
             stage: self.shared.stage.load(Ordering::Relaxed),
         }
@@ -385,8 +407,7 @@ impl StreamedSource {
             }
             state.forget_read_ahead();
             state.cursor = 0;
-            let n_buffers = self.readers.len().min(state.free.len());
-            let buffers = state.free.drain(..n_buffers).collect::<Vec<_>>();
+            let buffers = state.free.drain(..).collect::<Vec<_>>();
             let streamed = state.pieces.iter().filter(|piece| !piece.is_pinned).map(|piece| piece.extent);
             let most = buffers.first().map_or(0, Buffer::len) as u64 - padded_len(1);
             let ranges = streamed.chain(state.alternatives.ranges());
@@ -396,8 +417,9 @@ impl StreamedSource {
             });
             (short.collect::<Vec<Extent>>(), buffers)
         };
-        let result = self.read_for(time, &extents, &mut buffers);
-        self.shared.lock().free.append(&mut buffers);
+        let n_readers = self.readers.len().min(buffers.len());
+        let result = self.read_for(time, &extents, &mut buffers[..n_readers]);
+        self.shared.lock().free.extend(buffers);
         result
     }
 
@@ -456,6 +478,7 @@ impl Source for StreamedSource {
         state.alternatives.forget_wanted();
         state.next = 0;
         state.limit = self.first_pieces[reads.len()];
+        state.waits = PassWaits::begin(self.shared.stalled());
         drop(state);
         self.shared.desk.call_all();
         Ok(())
@@ -506,6 +529,7 @@ impl Source for StreamedSource {
                 PieceState::Reading | PieceState::Lent => {}
             }
             state.awaited.push(piece);
+            state.waits.n_waiting = state.waits.n_waiting.max(state.awaited.len() as u32);
             state = shared.wait(state);
             if let Some(mine) = state.awaited.iter().position(|awaited| *awaited == piece) {
                 state.awaited.swap_remove(mine);
@@ -565,6 +589,9 @@ impl Source for StreamedSource {
     }
 
     fn end_pass(&self) -> Result<(), ReadError> {
+        let mut state = self.shared.lock();
+        state.hands_over = state.waits.is_mostly_waiting(self.shared.stalled());
+        drop(state);
         self.shared.blocks.check()
     }
 }

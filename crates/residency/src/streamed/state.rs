@@ -11,6 +11,7 @@ use crate::source::ReadError;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Bytes that were read.
 #[derive(Debug)]
@@ -70,6 +71,28 @@ pub(crate) struct Copies {
     pub(crate) done: Vec<Option<Result<Filled, ReadError>>>,
 }
 
+/// How long a pass takes and waits.
+#[derive(Debug)]
+pub(crate) struct PassWaits {
+    pub(crate) began: Instant,
+    /// The time that all leases had waited when it began.
+    pub(crate) stalled_before: Duration,
+    /// The most leases that waited at the same time: as many as threads compute.
+    pub(crate) n_waiting: u32,
+}
+
+impl PassWaits {
+    pub(crate) fn begin(stalled: Duration) -> PassWaits {
+        PassWaits { began: Instant::now(), stalled_before: stalled, n_waiting: 0 }
+    }
+
+    /// Whether threads waited for three quarters of the pass. Measured (docs/streaming.md): handing over is a gain at
+    /// 0.78, none at 0.72, and a loss at 0.66.
+    pub(crate) fn is_mostly_waiting(&self, stalled: Duration) -> bool {
+        4 * stalled.saturating_sub(self.stalled_before) > 3 * self.n_waiting * self.began.elapsed()
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) pieces: Vec<Piece>,
@@ -82,8 +105,13 @@ pub(crate) struct State {
     pub(crate) next: usize,
     /// Pieces that leases wait for now.
     pub(crate) awaited: Vec<usize>,
-    /// Buffers of the ring that hold nothing.
-    pub(crate) free: Vec<Buffer>,
+    /// What the pass under way waited, to be judged when it ends.
+    pub(crate) waits: PassWaits,
+    /// Whether computing is so small a part of a pass that there is time to hand over what a buffer held.
+    pub(crate) hands_over: bool,
+    /// Buffers of the ring that hold nothing. The one that has been here longest is taken first: what was computed from
+    /// last is in the caches of a core, from which a device has to take it away.
+    pub(crate) free: VecDeque<Buffer>,
     /// Buffers of the ring that are being read into.
     pub(crate) n_reading: usize,
     pub(crate) alternatives: Alternatives,
@@ -132,7 +160,7 @@ impl Jobs for State {
                     Ok(head) => PieceState::Ready(Filled { buffer, head, len }),
                     Err(error) => {
                         if !is_pinned {
-                            self.free.push(buffer);
+                            self.free.push_back(buffer);
                         }
                         PieceState::Failed(error)
                     }
@@ -163,7 +191,7 @@ impl State {
                     let piece = self.pieces[index];
                     let buffer = match piece.is_pinned {
                         true => Buffer::new(piece.memory_bytes()),
-                        false => Ok(self.free.pop()?),
+                        false => Ok(self.free.pop_front()?),
                     };
                     self.cursor = (index + 1) % self.limit;
                     match buffer {
@@ -222,7 +250,7 @@ impl State {
             if let PieceState::Ready(_) | PieceState::Failed(_) = state
                 && let PieceState::Ready(filled) = std::mem::replace(state, PieceState::Empty)
             {
-                self.free.push(filled.buffer);
+                self.free.push_back(filled.buffer);
             }
         }
     }

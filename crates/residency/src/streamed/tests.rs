@@ -228,6 +228,36 @@ fn every_placement_lends_the_bytes_of_the_file() {
 }
 
 #[test]
+fn a_pass_that_waits_for_three_quarters_of_its_time_hands_its_buffers_over() {
+    let second = Duration::from_secs(1);
+    let began = Instant::now().checked_sub(second).unwrap();
+    let waits = |n_waiting| PassWaits { began, stalled_before: second, n_waiting };
+    for (n_waiting, waited, expected) in [
+        (1, 0.70, false),
+        (1, 0.95, true),
+        (2, 1.40, false),
+        (2, 1.90, true),
+        (4, 2.8, false),
+        (4, 3.8, true),
+    ] {
+        let stalled = second + Duration::from_secs_f64(waited);
+        assert_eq!(waits(n_waiting).is_mostly_waiting(stalled), expected, "{n_waiting} {waited}");
+    }
+    assert!(!waits(0).is_mostly_waiting(second), "nothing waited");
+}
+
+#[test]
+fn buffers_that_are_handed_over_lend_the_bytes_of_the_file() {
+    let bench = bench(options(300_000, 3, ALTERNATIVE_MEMORY));
+    for token in 0..6 {
+        bench.source.shared.lock().hands_over = true;
+        bench.pass(12, token).unwrap();
+    }
+    let waited = bench.source.stats().stalled;
+    assert!(waited > Duration::ZERO);
+}
+
+#[test]
 fn what_is_pinned_is_read_once() {
     let bench = bench(options(u64::MAX, 2, 100 * ALTERNATIVE_MEMORY));
     assert_eq!(bench.source.placement().streamed_bytes, 0);
