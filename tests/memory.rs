@@ -9,6 +9,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// Anonymous memory that a run of smollm2 may take beside its KV cache.
 const ANONYMOUS_BYTES: u64 = 64 << 20;
@@ -101,6 +102,13 @@ impl MemoryGroup {
         command
     }
 
+    /// Memory that the kernel can take from nobody: there is no swap.
+    fn anonymous_bytes(&self) -> u64 {
+        let stat = fs::read_to_string(self.path.join("memory.stat")).unwrap();
+        let line = |key| stat.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+        line("anon").or_else(|| line("rss")).unwrap().trim().parse().unwrap()
+    }
+
     fn peak_bytes(&self) -> u64 {
         fs::read_to_string(self.path.join(self.peak)).unwrap().trim().parse().unwrap()
     }
@@ -161,9 +169,12 @@ fn a_model_larger_than_the_budget_answers_as_it_does_in_memory() {
     }
 }
 
-/// Runs qwen with `args` in a group of 1 GiB that is cut to `limit` when the first text came. `None` where we may not make
+/// Runs qwen with `args` in a group of 1 GiB that is `cut` when the first text came. `None` where we may not make
 /// or cut groups.
-fn run_while_cut(args: &[&str], limit: u64) -> Option<(Option<i32>, String, String)> {
+fn run_while_cut(
+    args: &[&str],
+    cut: impl FnOnce(&MemoryGroup) -> std::io::Result<()>,
+) -> Option<(Option<i32>, String, String)> {
     let Some(group) = MemoryGroup::new(1 << 30) else {
         println!("skipped: making a memory control group takes root");
         return None;
@@ -172,7 +183,7 @@ fn run_while_cut(args: &[&str], limit: u64) -> Option<(Option<i32>, String, Stri
         .command(env!("CARGO_BIN_EXE_rawrz"))
         .arg("run")
         .arg(common::model("qwen"))
-        .args(["--raw", "-p", "Once upon a time", "-n", "120", "--temp", "0", "--threads", "2"])
+        .args(["--raw", "-p", "Once upon a time", "--temp", "0", "--threads", "2"])
         .args(args)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -182,11 +193,11 @@ fn run_while_cut(args: &[&str], limit: u64) -> Option<(Option<i32>, String, Stri
     let mut text = vec![0];
     stdout.read_exact(&mut text).unwrap();
     // The kernel refuses what cannot be had by giving back pages of files.
-    let cut = group.set_limit(limit);
+    let cut = cut(&group);
     stdout.read_to_end(&mut text).unwrap();
     let output = child.wait_with_output().unwrap();
     if let Err(error) = cut {
-        println!("skipped: the group cannot be cut to {limit} bytes: {error}");
+        println!("skipped: the group cannot be cut: {error}");
         return None;
     }
     let text = String::from_utf8(text).unwrap();
@@ -196,15 +207,44 @@ fn run_while_cut(args: &[&str], limit: u64) -> Option<(Option<i32>, String, Stri
 #[test]
 fn a_group_that_is_cut_while_the_model_runs_changes_no_text_or_is_an_error() {
     // Mapped weights are the page cache's: it gives back what the limit takes.
-    let Some((code, whole, _)) = run_while_cut(&["--ctx", "512"], 1 << 30) else { return };
+    let Some((code, whole, _)) = run_while_cut(&["-n", "120", "--ctx", "512"], |_| Ok(())) else { return };
     assert_eq!(code, Some(0));
-    if let Some((code, text, stderr)) = run_while_cut(&["--ctx", "512"], 400 << 20) {
+    if let Some((code, text, stderr)) =
+        run_while_cut(&["-n", "120", "--ctx", "512"], |group| group.set_limit(400 << 20))
+    {
         assert_eq!((code, text), (Some(0), whole.clone()), "{stderr}");
     }
     // A context of 32,768 tokens takes 384 MiB when it is filled, which the limit has no room for any more.
-    if let Some((code, text, stderr)) = run_while_cut(&["--ctx", "32768"], 300 << 20) {
+    let cut = |group: &MemoryGroup| group.set_limit(300 << 20);
+    if let Some((code, text, stderr)) = run_while_cut(&["-n", "120", "--ctx", "32768"], cut) {
         assert_eq!(code, Some(1), "{stderr}");
         assert!(whole.starts_with(text.trim_end()), "what came before is right: {text}");
         assert!(stderr.contains("this process may use 300.0 MiB now, but the model needs"), "{stderr}");
+    }
+}
+
+#[test]
+fn a_group_that_is_cut_step_by_step_gets_weights_back_that_were_kept_of_a_streamed_model() {
+    let Some((_, whole, _)) = run_while_cut(&["-n", "250", "--ctx", "512"], |_| Ok(())) else { return };
+    const STEP: u64 = 24 << 20;
+    const LEEWAY: u64 = 4 << 20;
+    // What is kept cannot be had by the kernel: a step comes within reach when the model has followed the one before.
+    let cut = |group: &MemoryGroup| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let first = group.anonymous_bytes() + LEEWAY;
+        (0..4).try_for_each(|step| {
+            let limit = first - step * STEP;
+            while group.anonymous_bytes() + LEEWAY > limit {
+                assert!(Instant::now() < deadline, "the model keeps {}: {limit}", group.anonymous_bytes());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            println!("step {step}: {} bytes, cut to {limit}", group.anonymous_bytes());
+            assert!(group.anonymous_bytes() > 50 << 20, "the model still runs");
+            group.set_limit(limit)
+        })
+    };
+    let args = ["-n", "250", "--ctx", "512", "--memory", "300MiB"];
+    if let Some((code, text, stderr)) = run_while_cut(&args, cut) {
+        assert_eq!((code, text), (Some(0), whole), "{stderr}");
     }
 }
