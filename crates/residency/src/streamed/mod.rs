@@ -23,7 +23,7 @@ mod tests;
 pub use alternatives::ChoiceStats;
 pub use cache::{Eviction, EvictionOrder};
 
-use crate::blocks::{Blocks, FileBlocks, READER_BYTES, padded_len};
+use crate::blocks::{ALIGNMENT, Blocks, FileBlocks, READER_BYTES, padded_len};
 use crate::buffer::Buffer;
 use crate::extent::Extent;
 use crate::file::OpenError;
@@ -34,7 +34,7 @@ use crate::readers::{Desk, Readers};
 use crate::source::{Arrived, PassPlan, Planned, ReadError, Source};
 use alternatives::Alternatives;
 use pieces::Piece;
-use state::{Copies, Filled, Job, PassWaits, PieceState, State};
+use state::{Copies, Filled, Job, PassWaits, PieceState, State, Target};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -99,7 +99,7 @@ impl Placement {
             stages: vec![StagePlacement::default(); plan.n_stages() as usize],
             ring_bytes: buffer_bytes(plan, options) * options.n_buffers as u64,
             // A row of a table is no longer than the longest row of a matrix, as far as any model goes.
-            reader_bytes: options.n_readers as u64 * READER_BYTES
+            reader_bytes: options.n_readers as u64 * (READER_BYTES + staging_bytes(plan))
                 + COPIES_AT_ONCE as u64 * padded_len(pieces::longest_row(plan)),
         };
         for choice in &plan.choices {
@@ -122,6 +122,14 @@ impl Placement {
         self.pinned_bytes = pieces::pinned_bytes(pieces);
         self.streamed_bytes = self.stages.iter().map(|stage| stage.streamed).sum();
     }
+}
+
+/// Memory of a reader for a part of an alternative, before it is copied to where it stays: disks are slower at memory that
+/// is written to now and then, in small pages, than at memory that is used again and again (docs/streaming.md).
+const STAGING_BYTES: u64 = 512 << 10;
+
+fn staging_bytes(plan: &PassPlan) -> u64 {
+    if plan.choices.is_empty() { 0 } else { STAGING_BYTES }
 }
 
 fn buffer_bytes(plan: &PassPlan, options: &StreamedOptions) -> u64 {
@@ -163,6 +171,8 @@ impl StreamStats {
 struct Shared {
     desk: Desk<State>,
     blocks: Box<dyn Blocks>,
+    /// One for each reader, where there are alternatives.
+    staging: Vec<Mutex<Buffer>>,
     bytes_read: AtomicU64,
     stalled_nanos: AtomicU64,
     stage: AtomicU32,
@@ -191,9 +201,39 @@ impl Shared {
     }
 
     fn read(&self, reader: usize, job: &mut Job) -> Result<usize, ReadError> {
-        let head = self.blocks.read(reader, job.extent, job.buffer.bytes_mut())?;
+        let buffer = job.buffer.bytes_mut();
+        let head = match (job.target, self.staging.get(reader)) {
+            (Target::Alternative { .. }, Some(staging)) => {
+                self.read_staged(reader, staging, job.extent, buffer)?
+            }
+            _ => self.blocks.read(reader, job.extent, buffer)?,
+        };
         self.bytes_read.fetch_add(job.extent.len, Ordering::Relaxed);
         Ok(head)
+    }
+
+    /// Reads `extent` to the start of `buffer`, a part at a time.
+    fn read_staged(
+        &self,
+        reader: usize,
+        staging: &Mutex<Buffer>,
+        extent: Extent,
+        buffer: &mut [u8],
+    ) -> Result<usize, ReadError> {
+        let mut staging = staging.lock().unwrap_or_else(PoisonError::into_inner);
+        let staging = staging.bytes_mut();
+        let mut done = 0;
+        while done < extent.len {
+            // Parts end at blocks, so that no block is read twice.
+            let at = extent.offset + done;
+            let end = (at + staging.len() as u64) / ALIGNMENT * ALIGNMENT - ALIGNMENT;
+            let part = extent.slice(done, (end - at).min(extent.len - done));
+            let head = self.blocks.read(reader, part, staging)?;
+            let len = part.len as usize;
+            buffer[done as usize..][..len].copy_from_slice(&staging[head..][..len]);
+            done += part.len;
+        }
+        Ok(0)
     }
 }
 
@@ -307,6 +347,8 @@ impl StreamedSource {
         let n_buffers = options.n_buffers.max(2);
         let memory = |e| OpenError::io("(memory for weights)".as_ref(), e);
         let free = Buffer::many(n_buffers, buffer_bytes).map_err(memory)?.into();
+        let n_staging = if plan.choices.is_empty() { 0 } else { options.n_readers.max(1) };
+        let staging = Buffer::many(n_staging, STAGING_BYTES).map_err(memory)?;
         let placement = Placement::of_pieces(&pieces, plan, options);
         let state = State {
             states: pieces.iter().map(|_| PieceState::Empty).collect(),
@@ -327,6 +369,7 @@ impl StreamedSource {
         let shared = Arc::new(Shared {
             desk: Desk::new(state),
             blocks,
+            staging: staging.into_iter().map(Mutex::new).collect(),
             bytes_read: AtomicU64::new(0),
             stalled_nanos: AtomicU64::new(0),
             stage: AtomicU32::new(0),

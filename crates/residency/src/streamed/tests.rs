@@ -119,7 +119,10 @@ fn options(pinned_bytes: u64, n_buffers: usize, cache_bytes: u64) -> StreamedOpt
 const ALTERNATIVE_MEMORY: u64 = 2 * 12_288 + 16_384;
 
 fn bench(options: StreamedOptions) -> Bench {
-    let plan = plan();
+    bench_of(plan(), options)
+}
+
+fn bench_of(plan: PassPlan, options: StreamedOptions) -> Bench {
     let data: Arc<Vec<u8>> =
         Arc::new((0..5_000_000u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect());
     let (n_reads, trouble, changed) = (Arc::default(), Arc::default(), Arc::default());
@@ -255,6 +258,22 @@ fn buffers_that_are_handed_over_lend_the_bytes_of_the_file() {
     }
     let waited = bench.source.stats().stalled;
     assert!(waited > Duration::ZERO);
+}
+
+#[test]
+fn alternatives_that_readers_take_in_parts_are_the_bytes_of_the_file() {
+    let mut plan = PassPlan::default();
+    let len = 2 * STAGING_BYTES + 4321;
+    let alternatives = (0..4).map(|i| vec![Extent { file: 0, offset: 33 + i * (len - 7), len }]).collect();
+    plan.choices.push(Choice { stage: 0, alternatives, n_picked: 2 });
+    let bench = bench_of(plan, options(0, 2, 2 * padded_len(len)));
+    bench.source.begin_pass(&[]).unwrap();
+    for picked in [[0, 1], [2, 3], [1, 2]] {
+        bench.take(picked.map(|i| &bench.plan.choices[0].alternatives[i][..]).to_vec()).unwrap();
+    }
+    bench.source.end_pass().unwrap();
+    assert_eq!(bench.source.stats().choices.misses, 5);
+    assert_eq!(bench.n_reads.load(Ordering::Relaxed), 5 * 3);
 }
 
 #[test]
