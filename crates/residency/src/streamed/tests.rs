@@ -263,6 +263,7 @@ fn buffers_that_are_handed_over_lend_the_bytes_of_the_file() {
 #[test]
 fn alternatives_that_readers_take_in_parts_are_the_bytes_of_the_file() {
     let mut plan = PassPlan::default();
+    plan.reads.push(Planned { extent: Extent { file: 0, offset: 0, len: 33 }, unit: 33, stage: 0 });
     let len = 2 * STAGING_BYTES + 4321;
     let alternatives = (0..4).map(|i| vec![Extent { file: 0, offset: 33 + i * (len - 7), len }]).collect();
     plan.choices.push(Choice { stage: 0, alternatives, n_picked: 2 });
@@ -273,7 +274,7 @@ fn alternatives_that_readers_take_in_parts_are_the_bytes_of_the_file() {
     }
     bench.source.end_pass().unwrap();
     assert_eq!(bench.source.stats().choices.misses, 5);
-    assert_eq!(bench.n_reads.load(Ordering::Relaxed), 5 * 3);
+    assert_eq!(bench.n_reads.load(Ordering::Relaxed), 5 * 3, "nothing else was asked for");
 }
 
 #[test]
