@@ -99,7 +99,8 @@ impl Placement {
             stages: vec![StagePlacement::default(); plan.n_stages() as usize],
             ring_bytes: buffer_bytes(plan, options) * options.n_buffers as u64,
             // A row of a table is no longer than the longest row of a matrix, as far as any model goes.
-            reader_bytes: options.n_readers as u64 * (READER_BYTES + staging_bytes(plan))
+            reader_bytes: options.n_readers as u64 * READER_BYTES
+                + n_staging(plan, options) as u64 * STAGING_BYTES
                 + COPIES_AT_ONCE as u64 * padded_len(pieces::longest_row(plan)),
         };
         for choice in &plan.choices {
@@ -128,8 +129,9 @@ impl Placement {
 /// is written to now and then, in small pages, than at memory that is used again and again (docs/streaming.md).
 const STAGING_BYTES: u64 = 512 << 10;
 
-fn staging_bytes(plan: &PassPlan) -> u64 {
-    if plan.choices.is_empty() { 0 } else { STAGING_BYTES }
+/// One for each reader, where there are alternatives.
+fn n_staging(plan: &PassPlan, options: &StreamedOptions) -> usize {
+    if plan.choices.is_empty() { 0 } else { options.n_readers.max(1) }
 }
 
 fn buffer_bytes(plan: &PassPlan, options: &StreamedOptions) -> u64 {
@@ -347,8 +349,7 @@ impl StreamedSource {
         let n_buffers = options.n_buffers.max(2);
         let memory = |e| OpenError::io("(memory for weights)".as_ref(), e);
         let free = Buffer::many(n_buffers, buffer_bytes).map_err(memory)?.into();
-        let n_staging = if plan.choices.is_empty() { 0 } else { options.n_readers.max(1) };
-        let staging = Buffer::many(n_staging, STAGING_BYTES).map_err(memory)?;
+        let staging = Buffer::many(n_staging(plan, options), STAGING_BYTES).map_err(memory)?;
         let placement = Placement::of_pieces(&pieces, plan, options);
         let state = State {
             states: pieces.iter().map(|_| PieceState::Empty).collect(),
@@ -450,7 +451,8 @@ impl StreamedSource {
             }
             state.forget_read_ahead();
             state.cursor = 0;
-            let buffers = state.free.drain(..).collect::<Vec<_>>();
+            let n_buffers = self.readers.len().min(state.free.len());
+            let buffers = state.free.drain(..n_buffers).collect::<Vec<_>>();
             let streamed = state.pieces.iter().filter(|piece| !piece.is_pinned).map(|piece| piece.extent);
             let most = buffers.first().map_or(0, Buffer::len) as u64 - padded_len(1);
             let ranges = streamed.chain(state.alternatives.ranges());
@@ -460,8 +462,7 @@ impl StreamedSource {
             });
             (short.collect::<Vec<Extent>>(), buffers)
         };
-        let n_readers = self.readers.len().min(buffers.len());
-        let result = self.read_for(time, &extents, &mut buffers[..n_readers]);
+        let result = self.read_for(time, &extents, &mut buffers);
         self.shared.lock().free.extend(buffers);
         result
     }
