@@ -343,14 +343,14 @@ fn eviction(plan: &PassPlan, cache_bytes: u64) -> Eviction {
     }
 }
 
-/// The most heap that the tokenizer of `gguf` takes, known before it is built: per token an offset, a hash slot
-/// and its attributes, per merge a slot of the table of pairs.
+/// The most heap that the tokenizer of `gguf` takes, known before it is built: per token an offset, its attributes, up to
+/// 13 bytes of hash slots and what a model of tokens adds; per merge an offset and up to 13 bytes of hash slots.
 fn tokenizer_bytes_bound(gguf: &Gguf) -> u64 {
     let len = |key: &str| match gguf.get(key) {
         Some(rawrz_gguf::Value::Array(array)) => array.len() as u64,
         _ => 0,
     };
-    (2 << 20) + 32 * len("tokenizer.ggml.tokens") + 48 * len("tokenizer.ggml.merges")
+    (2 << 20) + 32 * len("tokenizer.ggml.tokens") + 17 * len("tokenizer.ggml.merges")
 }
 
 #[cfg(test)]

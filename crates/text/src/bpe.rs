@@ -1,23 +1,20 @@
 //! Byte-pair encoding: pieces of text, merged pair by pair in the order of the vocabulary's merges.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
 use rawrz_gguf::Gguf;
 
 use crate::TokenId;
 use crate::error::TokenizerError;
+use crate::keyed::Keyed;
 use crate::pretokenizer::{Alphabet, PreTokenizer};
-use crate::vocab::{Keyed, Vocab, at_most, text_of_byte, wrong_elements};
+use crate::texts::Texts;
+use crate::vocab::{Vocab, at_most, check_positions, text_of_byte};
 
 const MERGES: &str = "tokenizer.ggml.merges";
 /// U+2581, which stands for a space in vocabularies that do not write bytes.
 const ESCAPED_SPACE: &str = "\u{2581}";
-
-/// A text that merges deal with: a token, or a number from the vocabulary's length on for a text that only occurs in
-/// merges, or [`NO_SYMBOL`] for a character that occurs in neither.
-type SymbolId = u32;
-const NO_SYMBOL: SymbolId = u32::MAX;
 
 /// The character that stands for a byte in the GPT-2 alphabet: itself if it is printable Latin-1, else one from U+0100.
 pub(crate) fn char_of_byte(byte: u8) -> char {
@@ -45,17 +42,12 @@ pub(crate) fn byte_of_char(c: char) -> Option<u8> {
     }
 }
 
-/// One merge: which two symbols, and what they become. Its place in the list is its rank.
-#[derive(Debug, Clone, Copy)]
-struct Merge {
-    left: SymbolId,
-    right: SymbolId,
-    product: SymbolId,
-}
-
-/// Merges by pair: open addressing over ranks. A slot holds eight bits of hash and a 24-bit rank.
+/// Merges by the texts that they join: open addressing over ranks, which are the places of merges in the file's list. A
+/// slot holds eight bits of hash and a 24-bit rank.
+///
+/// Texts stay in the file's bytes, and no token is looked up until text is encoded: opening a model waits for this table.
 struct MergeTable {
-    merges: Vec<Merge>,
+    texts: Texts,
     slots: Vec<u32>,
     key: Keyed,
 }
@@ -63,18 +55,30 @@ struct MergeTable {
 const EMPTY: u32 = u32::MAX;
 /// Most merges that ranks of 24 bits can count, without the one that makes an empty slot.
 const MAX_MERGES: u64 = (1 << 24) - 1;
-/// Merges whose parts are looked up together.
-const BATCH: usize = 64;
 
 impl MergeTable {
-    fn with_capacity(n_merges: usize) -> MergeTable {
-        let n_slots = (n_merges * 8 / 5 + 2).next_power_of_two();
-        MergeTable { merges: Vec::with_capacity(n_merges), slots: vec![EMPTY; n_slots], key: Keyed::new() }
+    fn new(texts: Texts, raw: &[u8]) -> MergeTable {
+        let n_slots = (texts.len() * 8 / 5 + 2).next_power_of_two();
+        let mut table = MergeTable { texts, slots: vec![EMPTY; n_slots], key: Keyed::new() };
+        for rank in 0..table.texts.len() {
+            let [left, right] = parts_of(table.texts.get(raw, rank));
+            // A merge without parts keeps its rank and never applies. Of two merges of one pair the first counts.
+            if !right.is_empty()
+                && let Err((at, tag)) = table.probe(raw, table.part(left), table.part(right))
+            {
+                table.slots[at] = tag << 24 | rank as u32;
+            }
+        }
+        table
+    }
+
+    fn part<'a>(&self, text: &'a [u8]) -> Part<'a> {
+        Part { text, hash: self.key.of_bytes(text) }
     }
 
     /// The rank of a pair, or the slot where it belongs and its eight bits of hash.
-    fn probe(&self, left: SymbolId, right: SymbolId) -> Result<u32, (usize, u32)> {
-        let hash = self.key.of_words([left, right]);
+    fn probe(&self, raw: &[u8], left: Part<'_>, right: Part<'_>) -> Result<u32, (usize, u32)> {
+        let hash = self.key.of_pair(left.hash, right.hash);
         let tag = (hash >> 56) as u32;
         let mask = self.slots.len() - 1;
         let mut at = hash as usize & mask;
@@ -84,24 +88,19 @@ impl MergeTable {
                 return Err((at, tag));
             }
             let rank = slot & 0xff_ffff;
-            if slot >> 24 == tag {
-                let merge = self.merges[rank as usize];
-                if merge.left == left && merge.right == right {
-                    return Ok(rank);
-                }
+            if slot >> 24 == tag && parts_of(self.texts.get(raw, rank as usize)) == [left.text, right.text] {
+                return Ok(rank);
             }
             at = (at + 1) & mask;
         }
     }
+}
 
-    /// Adds a merge of the next rank. Of two merges of one pair the first counts.
-    fn push(&mut self, merge: Merge) {
-        let rank = self.merges.len() as u32;
-        if let Err((at, tag)) = self.probe(merge.left, merge.right) {
-            self.slots[at] = tag << 24 | rank;
-        }
-        self.merges.push(merge);
-    }
+/// One of the two texts that a merge joins.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    text: &'a [u8],
+    hash: u64,
 }
 
 /// The two parts of a merge, at each side of the first space that is not the first character; the second is empty if
@@ -113,34 +112,27 @@ fn parts_of(text: &[u8]) -> [&[u8]; 2] {
     }
 }
 
-/// The number of a text that is no token, a new one at its first occurrence.
-fn extra_symbol(vocab: &Vocab, extra: &mut HashMap<Box<[u8]>, SymbolId>, text: &[u8]) -> SymbolId {
-    if let Some(id) = extra.get(text) {
-        return *id;
-    }
-    let id = (vocab.len() + extra.len()) as SymbolId;
-    extra.insert(text.into(), id);
-    id
-}
-
 /// The part of a byte-pair tokenizer that belongs to the vocabulary.
 pub(crate) struct Bpe {
     pre: &'static PreTokenizer,
     table: MergeTable,
-    /// Texts that occur in merges and are no tokens. Empty for most vocabularies.
-    extra: HashMap<Box<[u8]>, SymbolId>,
-    /// The symbol of each byte in the GPT-2 alphabet.
-    byte_symbols: Box<[SymbolId; 256]>,
 }
 
 /// One symbol of a piece under way. Merged symbols keep their place with no bytes.
 #[derive(Clone, Copy)]
 struct Symbol {
-    id: SymbolId,
+    /// Of its text, as the table of merges has it.
+    hash: u64,
     start: u32,
     len_bytes: u32,
     prev: u32,
     next: u32,
+}
+
+impl Symbol {
+    fn text<'a>(&self, piece: &'a [u8]) -> &'a [u8] {
+        &piece[self.start as usize..][..self.len_bytes as usize]
+    }
 }
 
 const NO_NEIGHBOUR: u32 = u32::MAX;
@@ -170,74 +162,33 @@ impl Bpe {
         pre: &'static PreTokenizer,
         needs_merges: bool,
     ) -> Result<Bpe, TokenizerError> {
-        let mut extra: HashMap<Box<[u8]>, SymbolId> = HashMap::new();
-        let mut table = MergeTable::with_capacity(0);
-        match gguf.get_array(MERGES)? {
+        let texts = match gguf.get_array(MERGES)? {
             None if needs_merges => return Err(TokenizerError::Missing { key: MERGES }),
-            None => {}
+            None => Texts::NONE,
             Some(array) => {
-                let texts = array.strings().ok_or_else(|| wrong_elements(MERGES, "string", array))?;
                 at_most(MERGES, array.len() as u64, MAX_MERGES)?;
-                table = MergeTable::with_capacity(array.len());
-                let raw = array.raw_bytes();
-                let mut spans = texts.spans();
-                let mut parts: Vec<&[u8]> = Vec::with_capacity(2 * BATCH);
-                let mut ids = Vec::with_capacity(2 * BATCH);
-                let mut joined = Vec::new();
-                let mut product = 0;
-                loop {
-                    parts.clear();
-                    parts.extend(spans.by_ref().take(BATCH).flat_map(|span| parts_of(&raw[span])));
-                    if parts.is_empty() {
-                        break;
-                    }
-                    vocab.find_all(&parts, &mut ids);
-                    for (parts, ids) in parts.chunks_exact(2).zip(ids.chunks_exact(2)) {
-                        // A merge without parts keeps its rank and never applies.
-                        if parts[1].is_empty() {
-                            let none = NO_SYMBOL;
-                            table.push(Merge { left: none, right: none, product: none });
-                            continue;
-                        }
-                        let left = ids[0].unwrap_or_else(|| extra_symbol(vocab, &mut extra, parts[0]));
-                        let right = ids[1].unwrap_or_else(|| extra_symbol(vocab, &mut extra, parts[1]));
-                        joined.clear();
-                        joined.extend_from_slice(parts[0]);
-                        joined.extend_from_slice(parts[1]);
-                        // Most vocabularies number tokens in the order of merges, and this spares the search.
-                        product = match vocab.text(product + 1) == joined {
-                            true => product + 1,
-                            false => match vocab.find(&joined) {
-                                Some(id) => id,
-                                None => extra_symbol(vocab, &mut extra, &joined),
-                            },
-                        };
-                        table.push(Merge { left, right, product });
-                    }
-                }
+                Texts::new(MERGES, array, vocab.raw().as_ptr() as usize)?
             }
-        }
-        extra.shrink_to_fit();
-
-        let mut byte_symbols = Box::new([NO_SYMBOL; 256]);
-        for byte in 0..=255u8 {
-            let mut buffer = [0; 4];
-            let text = char_of_byte(byte).encode_utf8(&mut buffer).as_bytes();
-            let id = vocab.find(text).or_else(|| extra.get(text).copied());
-            byte_symbols[usize::from(byte)] = id.unwrap_or(NO_SYMBOL);
-        }
-        Ok(Bpe { pre, table, extra, byte_symbols })
+        };
+        Ok(Bpe { pre, table: MergeTable::new(texts, vocab.raw()) })
     }
 
     /// Appends the tokens of a text.
-    pub(crate) fn encode(&self, vocab: &Vocab, text: &str, out: &mut Vec<TokenId>) {
+    pub(crate) fn encode(
+        &self,
+        vocab: &Vocab,
+        text: &str,
+        out: &mut Vec<TokenId>,
+    ) -> Result<(), TokenizerError> {
         let mut scratch = Scratch::default();
         if self.pre.escape_spaces {
             let escaped = text.replace(' ', ESCAPED_SPACE);
+            check_positions(&escaped)?;
             self.encode_escaped(vocab, &escaped, &mut scratch, out);
         } else {
             self.encode_escaped(vocab, text, &mut scratch, out);
         }
+        Ok(())
     }
 
     fn encode_escaped(&self, vocab: &Vocab, text: &str, scratch: &mut Scratch, out: &mut Vec<TokenId>) {
@@ -251,17 +202,26 @@ impl Bpe {
     }
 
     fn encode_piece(&self, vocab: &Vocab, piece: &str, scratch: &mut Scratch, out: &mut Vec<TokenId>) {
-        if (self.pre.ignore_merges || self.pre.whole_newlines && is_newlines(piece))
-            && let Some(id) = self.find_piece(vocab, piece, &mut scratch.written)
-        {
+        let Scratch { symbols, pairs, written } = scratch;
+        let whole = self.pre.ignore_merges || self.pre.whole_newlines && is_newlines(piece);
+        // What symbols and tokens are cut from: the piece, or how its bytes are written.
+        let piece = match self.pre.alphabet {
+            Alphabet::Chars => piece,
+            Alphabet::Bytes => {
+                written.clear();
+                written.extend(piece.bytes().map(char_of_byte));
+                written
+            }
+        };
+        if whole && let Some(id) = vocab.find(piece.as_bytes()) {
             out.push(id);
             return;
         }
-        let Scratch { symbols, pairs, .. } = scratch;
-        self.first_symbols(vocab, piece, symbols);
+        self.first_symbols(piece, symbols);
+        let text = piece.as_bytes();
         pairs.clear();
         for right in 1..symbols.len() as u32 {
-            self.add_pair(symbols, pairs, right - 1, right);
+            self.add_pair(vocab, text, symbols, pairs, right - 1, right);
         }
         while let Some(Reverse(pair)) = pairs.pop() {
             let left = symbols[pair.left as usize];
@@ -270,84 +230,57 @@ impl Bpe {
             if gone || left.len_bytes + right.len_bytes != pair.len_bytes {
                 continue;
             }
-            symbols[pair.left as usize] = Symbol {
-                id: self.table.merges[pair.rank as usize].product,
-                len_bytes: pair.len_bytes,
-                next: right.next,
-                ..left
-            };
+            let joined = Symbol { len_bytes: pair.len_bytes, next: right.next, ..left };
+            let hash = self.table.key.of_bytes(joined.text(text));
+            symbols[pair.left as usize] = Symbol { hash, ..joined };
             symbols[pair.right as usize].len_bytes = 0;
             if right.next != NO_NEIGHBOUR {
                 symbols[right.next as usize].prev = pair.left;
             }
-            self.add_pair(symbols, pairs, left.prev, pair.left);
-            self.add_pair(symbols, pairs, pair.left, right.next);
+            self.add_pair(vocab, text, symbols, pairs, left.prev, pair.left);
+            self.add_pair(vocab, text, symbols, pairs, pair.left, right.next);
         }
         for symbol in symbols.iter().filter(|symbol| symbol.len_bytes > 0) {
-            if (symbol.id as usize) < vocab.len() {
-                out.push(symbol.id);
-            } else {
-                let start = symbol.start as usize;
-                let text = &piece.as_bytes()[start..start + symbol.len_bytes as usize];
-                self.fall_back(vocab, text, out);
+            match vocab.find(symbol.text(text)) {
+                Some(id) => out.push(id),
+                None => self.fall_back(vocab, symbol.text(text), out),
             }
         }
     }
 
-    /// The token whose text is the whole piece.
-    fn find_piece(&self, vocab: &Vocab, piece: &str, written: &mut String) -> Option<TokenId> {
-        match self.pre.alphabet {
-            Alphabet::Chars => vocab.find(piece.as_bytes()),
-            // A written byte takes one byte at least.
-            Alphabet::Bytes if piece.len() > vocab.max_token_bytes() => None,
-            Alphabet::Bytes => {
-                written.clear();
-                written.extend(piece.bytes().map(char_of_byte));
-                vocab.find(written.as_bytes())
-            }
-        }
-    }
-
-    fn first_symbols(&self, vocab: &Vocab, piece: &str, symbols: &mut Vec<Symbol>) {
+    fn first_symbols(&self, piece: &str, symbols: &mut Vec<Symbol>) {
         symbols.clear();
-        let mut push = |id, start: usize, len_bytes: usize| {
+        for (start, c) in piece.char_indices() {
             let at = symbols.len() as u32;
+            let text = &piece.as_bytes()[start..start + c.len_utf8()];
             symbols.push(Symbol {
-                id,
+                hash: self.table.key.of_bytes(text),
                 start: start as u32,
-                len_bytes: len_bytes as u32,
+                len_bytes: text.len() as u32,
                 prev: at.checked_sub(1).unwrap_or(NO_NEIGHBOUR),
                 next: at + 1,
             });
-        };
-        match self.pre.alphabet {
-            Alphabet::Bytes => {
-                for (start, byte) in piece.bytes().enumerate() {
-                    push(self.byte_symbols[usize::from(byte)], start, 1);
-                }
-            }
-            Alphabet::Chars => {
-                for (start, c) in piece.char_indices() {
-                    let text = &piece.as_bytes()[start..start + c.len_utf8()];
-                    let id = vocab.find(text).or_else(|| self.extra.get(text).copied());
-                    push(id.unwrap_or(NO_SYMBOL), start, c.len_utf8());
-                }
-            }
         }
         if let Some(last) = symbols.last_mut() {
             last.next = NO_NEIGHBOUR;
         }
     }
 
-    fn add_pair(&self, symbols: &[Symbol], pairs: &mut BinaryHeap<Reverse<Pair>>, left: u32, right: u32) {
+    fn add_pair(
+        &self,
+        vocab: &Vocab,
+        text: &[u8],
+        symbols: &[Symbol],
+        pairs: &mut BinaryHeap<Reverse<Pair>>,
+        left: u32,
+        right: u32,
+    ) {
         if left == NO_NEIGHBOUR || right == NO_NEIGHBOUR {
             return;
         }
-        let (l, r) = (symbols[left as usize], symbols[right as usize]);
-        if l.id == NO_SYMBOL || r.id == NO_SYMBOL {
-            return;
-        }
-        if let Ok(rank) = self.table.probe(l.id, r.id) {
+        let [l, r] = [left, right].map(|at| symbols[at as usize]);
+        let part = |symbol: &Symbol| Part { text: symbol.text(text), hash: symbol.hash };
+        if let Ok(rank) = self.table.probe(vocab.raw(), part(&l), part(&r)) {
             let len_bytes = l.len_bytes + r.len_bytes;
             pairs.push(Reverse(Pair { rank, left, right, len_bytes }));
         }
@@ -366,10 +299,9 @@ impl Bpe {
         }
     }
 
-    /// Heap bytes held, roughly.
+    /// Heap bytes held.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let extra: usize = self.extra.keys().map(|text| text.len() + 32).sum();
-        self.table.merges.capacity() * size_of::<Merge>() + self.table.slots.len() * 4 + extra + 1024
+        self.table.texts.heap_bytes() + self.table.slots.len() * 4
     }
 }
 

@@ -11,7 +11,7 @@ use crate::special::{self, SpecialTokens};
 use crate::spm::{self, ESCAPED_SPACE};
 use crate::stream::StreamDecoder;
 use crate::unigram::Unigram;
-use crate::vocab::{Attr, Vocab, byte_of_text};
+use crate::vocab::{Attr, Vocab, byte_of_text, check_positions};
 use crate::wordpiece::WordPiece;
 
 /// Longest text that is tokenized at once, in bytes.
@@ -236,7 +236,7 @@ impl Tokenizer {
         out: &mut Vec<TokenId>,
     ) -> Result<(), TokenizerError> {
         match &self.model {
-            Model::Bpe(bpe) => bpe.encode(&self.vocab, text, out),
+            Model::Bpe(bpe) => bpe.encode(&self.vocab, text, out)?,
             Model::Spm { add_space_prefix } => {
                 let mut escaped = String::with_capacity(text.len() + text.len() / 4 + 3);
                 if *add_space_prefix && after_special {
@@ -248,10 +248,7 @@ impl Tokenizer {
                     }
                     escaped.push_str(part);
                 }
-                if u32::try_from(escaped.len()).is_err() {
-                    let (len_bytes, limit_bytes) = (escaped.len(), u32::MAX as usize);
-                    return Err(TokenizerError::TextTooLong { len_bytes, limit_bytes });
-                }
+                check_positions(&escaped)?;
                 spm::encode(&self.vocab, &escaped, out)?;
             }
             Model::WordPiece(model) => model.encode(&self.vocab, text, out),

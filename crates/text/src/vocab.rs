@@ -3,12 +3,12 @@
 //! Heap per token: one `u32` offset, one byte of type and about two `u32` slots of the index. Texts and scores stay in
 //! the file's bytes.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
-
 use rawrz_gguf::{Array, Bytes, Gguf, ValueType};
 
 use crate::TokenId;
 use crate::error::{TokenizerError, shorten};
+use crate::keyed::Keyed;
+use crate::texts::Texts;
 
 pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
@@ -61,11 +61,8 @@ enum Scores {
 
 pub(crate) struct Vocab {
     bytes: Bytes,
-    /// Start of the elements of the token array within `bytes`.
-    tokens_at: usize,
-    /// `starts[id]` is where the text of a token starts, counted from `tokens_at`; its 64-bit length precedes it. One
-    /// more entry than there are tokens.
-    starts: Vec<u32>,
+    /// By id.
+    texts: Texts,
     attrs: Vec<u8>,
     scores: Scores,
     /// Tokens that have no text in the file, in order of id, with the text `[EMPTY_id]` that the reference gives them.
@@ -87,30 +84,21 @@ impl Vocab {
         let base = (*bytes).as_ref().as_ptr() as usize;
 
         let tokens = gguf.get_array(TOKENS)?.ok_or(TokenizerError::Missing { key: TOKENS })?;
-        let texts = tokens.strings().ok_or_else(|| wrong_elements(TOKENS, "string", tokens))?;
         let n_tokens = tokens.len();
         if n_tokens == 0 {
             return Err(TokenizerError::Empty);
         }
         at_most(TOKENS, n_tokens as u64, MAX_TOKENS as u64)?;
-        at_most(TOKENS, tokens.raw_bytes().len() as u64, u64::from(u32::MAX) - 16)?;
-
-        let mut starts = Vec::with_capacity(n_tokens + 1);
+        let texts = Texts::new(TOKENS, tokens, base)?;
         let mut unnamed = Vec::new();
-        let mut end = 0;
         let mut max_token_bytes = 0;
-        for (id, span) in (0..).zip(texts.spans()) {
-            if span.is_empty() {
-                unnamed.push((id, format!("[EMPTY_{id}]").into_bytes().into_boxed_slice()));
+        for id in 0..n_tokens {
+            let len_bytes = texts.len_bytes(id);
+            if len_bytes == 0 {
+                unnamed.push((id as TokenId, format!("[EMPTY_{id}]").into_bytes().into_boxed_slice()));
             }
-            max_token_bytes = max_token_bytes.max(span.len());
-            starts.push(span.start as u32);
-            end = span.end;
+            max_token_bytes = max_token_bytes.max(len_bytes);
         }
-        if starts.len() != n_tokens {
-            return Err(TokenizerError::TooShort { key: TOKENS, found: starts.len(), n_tokens });
-        }
-        starts.push((end + 8) as u32);
         let longest_unnamed = unnamed.iter().map(|(_, text)| text.len()).max();
         max_token_bytes = max_token_bytes.max(longest_unnamed.unwrap_or(0));
 
@@ -134,9 +122,8 @@ impl Vocab {
             }
         };
         let mut vocab = Vocab {
-            tokens_at: tokens.raw_bytes().as_ptr() as usize - base,
             bytes,
-            starts,
+            texts,
             attrs,
             scores,
             unnamed,
@@ -195,18 +182,13 @@ impl Vocab {
 
     /// The text of a token as the vocabulary has it; empty for an id that it does not have.
     pub(crate) fn text(&self, id: TokenId) -> &[u8] {
-        let at = id as usize;
-        let (Some(&start), Some(&next)) = (self.starts.get(at), self.starts.get(at + 1)) else {
-            return &[];
-        };
-        let end = next as usize - 8;
-        if start as usize == end {
-            return match self.unnamed.binary_search_by_key(&id, |(id, _)| *id) {
+        match self.texts.get(self.raw(), id as usize) {
+            b"" => match self.unnamed.binary_search_by_key(&id, |(id, _)| *id) {
                 Ok(i) => &self.unnamed[i].1,
-                Err(_) => &[],
-            };
+                Err(_) => b"",
+            },
+            text => text,
         }
-        self.raw().get(self.tokens_at + start as usize..self.tokens_at + end).unwrap_or_default()
     }
 
     /// The token with this text.
@@ -215,20 +197,6 @@ impl Vocab {
             return None;
         }
         self.index.find(text, |id| self.text(id))
-    }
-
-    /// The tokens with these texts, into `ids`. Faster than one by one, since the memory that the searches wait for is
-    /// fetched for all of them at once.
-    pub(crate) fn find_all(&self, texts: &[&[u8]], ids: &mut Vec<Option<TokenId>>) {
-        ids.clear();
-        ids.extend(texts.iter().map(|text| Some(self.index.first_slot(text))));
-        for (id, text) in ids.iter_mut().zip(texts) {
-            let slot = id.unwrap_or(EMPTY);
-            *id = match slot != EMPTY && self.text(slot & 0xff_ffff) == *text {
-                true => Some(slot & 0xff_ffff),
-                false => self.find(text),
-            };
-        }
     }
 
     pub(crate) fn attr(&self, id: TokenId) -> Attr {
@@ -255,7 +223,7 @@ impl Vocab {
     /// Heap bytes that the vocabulary holds.
     pub(crate) fn heap_bytes(&self) -> usize {
         let unnamed: usize = self.unnamed.iter().map(|(_, text)| text.len() + 24).sum();
-        self.starts.capacity() * 4 + self.attrs.capacity() + self.index.slots.len() * 4 + unnamed
+        self.texts.heap_bytes() + self.attrs.capacity() + self.index.slots.len() * 4 + unnamed
     }
 }
 
@@ -267,6 +235,14 @@ pub(crate) fn at_most(key: &'static str, found: u64, limit: u64) -> Result<(), T
     match found <= limit {
         true => Ok(()),
         false => Err(TokenizerError::TooLong { key, found, limit }),
+    }
+}
+
+/// Refuses a text whose positions 32 bits cannot count, once its spaces are escaped.
+pub(crate) fn check_positions(escaped: &str) -> Result<(), TokenizerError> {
+    match u32::try_from(escaped.len()) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(TokenizerError::TextTooLong { len_bytes: escaped.len(), limit_bytes: u32::MAX as usize }),
     }
 }
 
@@ -283,44 +259,6 @@ pub(crate) fn byte_of_text(text: &[u8]) -> Option<u8> {
 pub(crate) fn text_of_byte(byte: u8) -> [u8; 6] {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     [b'<', b'0', b'x', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)], b'>']
-}
-
-/// Keyed hash of short texts. The key is drawn per table, so a file cannot be built to make texts collide.
-#[derive(Clone, Copy)]
-pub(crate) struct Keyed([u64; 2]);
-
-impl Keyed {
-    pub(crate) fn new() -> Keyed {
-        let state = RandomState::new();
-        let key = |n: u64| {
-            let mut hasher = state.build_hasher();
-            hasher.write_u64(n);
-            hasher.finish()
-        };
-        Keyed([key(1), key(2) | 1])
-    }
-
-    fn mix(self, state: u64, word: u64) -> u64 {
-        let product = u128::from(state ^ word) * u128::from(self.0[1] ^ state.rotate_left(32));
-        (product as u64) ^ (product >> 64) as u64
-    }
-
-    pub(crate) fn of_words(self, words: [u32; 2]) -> u64 {
-        let word = u64::from(words[0]) << 32 | u64::from(words[1]);
-        self.mix(self.mix(self.0[0], word), 0x9e37_79b9_7f4a_7c15)
-    }
-
-    pub(crate) fn of_bytes(self, bytes: &[u8]) -> u64 {
-        let mut state = self.mix(self.0[0], bytes.len() as u64);
-        let mut chunks = bytes.chunks_exact(8);
-        for chunk in &mut chunks {
-            state = self.mix(state, chunk.first_chunk().map_or(0, |c| u64::from_le_bytes(*c)));
-        }
-        let mut last = [0u8; 8];
-        let rest = chunks.remainder();
-        last[..rest.len()].copy_from_slice(rest);
-        self.mix(state, u64::from_le_bytes(last))
-    }
 }
 
 /// Open addressing with linear probing from texts to ids. A slot holds eight bits of hash and a 24-bit id.
@@ -353,11 +291,6 @@ impl TextIndex {
             }
             at = (at + 1) & mask;
         }
-    }
-
-    /// The slot where the search for a text starts.
-    fn first_slot(&self, text: &[u8]) -> u32 {
-        self.slots[self.key.of_bytes(text) as usize & (self.slots.len() - 1)]
     }
 
     fn find<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> Option<TokenId> {

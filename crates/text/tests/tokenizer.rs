@@ -476,4 +476,28 @@ proptest! {
         let ids: Vec<TokenId> = plain(&tokenizer, &text);
         prop_assert_eq!(tokenizer.decode(&ids, true).replace(' ', ""), text.replace(' ', ""));
     }
+
+    /// Merges apply in order of rank, and from left to right within one, until none does.
+    #[test]
+    fn merges_apply_in_order(
+        merges in proptest::collection::vec("[ab]{1,4} [ab]{1,4}", 0..20),
+        text in "[ab]{1,24}",
+    ) {
+        let mut vocab = byte_pair();
+        let mut parts: Vec<String> = text.chars().map(String::from).collect();
+        let pairs: Vec<(&str, &str)> = merges.iter().filter_map(|merge| merge.split_once(' ')).collect();
+        let of = |parts: &[String]| pairs.iter().position(|(left, right)| parts[0] == *left && parts[1] == *right);
+        while let Some((_, at)) = parts.windows(2).enumerate().filter_map(|(at, two)| Some((of(two)?, at))).min() {
+            let right = parts.remove(at + 1);
+            parts[at].push_str(&right);
+        }
+        for (left, right) in &pairs {
+            let joined = format!("{left}{right}");
+            if !vocab.tokens.contains(&joined) {
+                vocab.token(&joined, NORMAL, 0.0);
+            }
+        }
+        vocab.merges = Some(merges.clone());
+        prop_assert_eq!(tokens(&vocab.tokenizer(), &text), parts);
+    }
 }
