@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::ops::Range;
 
 use rawrz_gguf::Gguf;
 
@@ -155,6 +156,44 @@ struct Scratch {
     written: String,
 }
 
+/// Where pieces of a text occurred last, by their hash, and where their tokens are: most words of a text repeat.
+struct Seen<'t>(Vec<(&'t str, Range<usize>)>);
+
+impl<'t> Seen<'t> {
+    const LEAST_TEXT_BYTES: usize = 512;
+    const MAX_PIECES: usize = 1 << 12;
+
+    fn for_text(text: &str) -> Seen<'t> {
+        let n_pieces = match text.len() {
+            ..Seen::LEAST_TEXT_BYTES => 0,
+            len => (len / 16).next_power_of_two().min(Seen::MAX_PIECES),
+        };
+        Seen(vec![("", 0..0); n_pieces])
+    }
+
+    /// Appends the tokens of a piece as they were before, or has them appended.
+    fn repeat_or(
+        &mut self,
+        piece: &'t str,
+        key: Keyed,
+        out: &mut Vec<TokenId>,
+        append: impl FnOnce(&mut Vec<TokenId>),
+    ) {
+        let from = out.len();
+        let n_pieces = self.0.len();
+        if n_pieces == 0 {
+            return append(out);
+        }
+        let place = &mut self.0[key.of_bytes(piece.as_bytes()) as usize & (n_pieces - 1)];
+        if place.0 == piece {
+            out.extend_from_within(place.1.clone());
+        } else {
+            append(out);
+            *place = (piece, from..out.len());
+        }
+    }
+}
+
 impl Bpe {
     pub(crate) fn new(
         gguf: &Gguf,
@@ -180,24 +219,27 @@ impl Bpe {
         text: &str,
         out: &mut Vec<TokenId>,
     ) -> Result<(), TokenizerError> {
-        let mut scratch = Scratch::default();
         if self.pre.escape_spaces {
             let escaped = text.replace(' ', ESCAPED_SPACE);
             check_positions(&escaped)?;
-            self.encode_escaped(vocab, &escaped, &mut scratch, out);
+            self.encode_escaped(vocab, &escaped, out);
         } else {
-            self.encode_escaped(vocab, text, &mut scratch, out);
+            self.encode_escaped(vocab, text, out);
         }
         Ok(())
     }
 
-    fn encode_escaped(&self, vocab: &Vocab, text: &str, scratch: &mut Scratch, out: &mut Vec<TokenId>) {
+    fn encode_escaped(&self, vocab: &Vocab, text: &str, out: &mut Vec<TokenId>) {
+        let mut scratch = Scratch::default();
+        let mut seen = Seen::for_text(text);
         self.pre.split(text, &mut |piece| {
             if self.pre.split_at_escaped_spaces && !is_newlines(piece) {
-                for_each_word(piece, &mut |word| self.encode_piece(vocab, word, scratch, out));
-            } else {
-                self.encode_piece(vocab, piece, scratch, out);
+                for_each_word(piece, &mut |word| self.encode_piece(vocab, word, &mut scratch, out));
+                return;
             }
+            seen.repeat_or(piece, self.table.key, out, |out| {
+                self.encode_piece(vocab, piece, &mut scratch, out)
+            });
         });
     }
 

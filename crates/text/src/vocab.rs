@@ -242,7 +242,9 @@ pub(crate) fn at_most(key: &'static str, found: u64, limit: u64) -> Result<(), T
 pub(crate) fn check_positions(escaped: &str) -> Result<(), TokenizerError> {
     match u32::try_from(escaped.len()) {
         Ok(_) => Ok(()),
-        Err(_) => Err(TokenizerError::TextTooLong { len_bytes: escaped.len(), limit_bytes: u32::MAX as usize }),
+        Err(_) => {
+            Err(TokenizerError::TextTooLong { len_bytes: escaped.len(), limit_bytes: u32::MAX as usize })
+        }
     }
 }
 

@@ -477,6 +477,15 @@ proptest! {
         prop_assert_eq!(tokenizer.decode(&ids, true).replace(' ', ""), text.replace(' ', ""));
     }
 
+    /// In a text long enough that repeated words are remembered, each is what it is alone.
+    #[test]
+    fn repeated_words_are_what_they_are_alone(words in proptest::collection::vec("[abhelo]{1,3}", 200..400)) {
+        let tokenizer = byte_pair().tokenizer();
+        let text: String = words.iter().map(|word| format!(" {word}")).collect();
+        let alone: Vec<TokenId> = words.iter().flat_map(|word| plain(&tokenizer, &format!(" {word}"))).collect();
+        prop_assert_eq!(plain(&tokenizer, &text), alone);
+    }
+
     /// Merges apply in order of rank, and from left to right within one, until none does.
     #[test]
     fn merges_apply_in_order(
