@@ -147,7 +147,7 @@ pub(crate) fn lock(map: &memmap2::Mmap) -> io::Result<()> {
 
 /// The memory of a file under a name that other programs can open, while this lives. No such thing on Unix, where the file
 /// itself is the name.
-pub(crate) use imp::Section;
+pub(crate) use imp::{GIVES_BACK_PARTS, Section};
 
 /// Gives the memory of `file` a name, on systems that have such names.
 pub(crate) fn share(file: &File, name: &str) -> io::Result<Option<Section>> {

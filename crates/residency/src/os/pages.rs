@@ -17,21 +17,27 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// `n` of `len` bytes each, one after the other from a large page on; in large pages as far as these are full, where
-    /// the system can.
-    pub(crate) fn cut(n: usize, len: usize) -> io::Result<Vec<Pages>> {
+    /// Of so many bytes each, which are whole pages, one after the other from a large page on; in large pages as far as
+    /// these are full, where the system can.
+    pub(crate) fn cut(lens: &[usize]) -> io::Result<Vec<Pages>> {
         let out_of_memory = || io::Error::from(io::ErrorKind::OutOfMemory);
-        let total = n.checked_mul(len).ok_or_else(out_of_memory)?;
+        let total =
+            lens.iter().try_fold(0usize, |sum, len| sum.checked_add(*len)).ok_or_else(out_of_memory)?;
         let is_large = total >= LARGE_PAGE;
         // The rest is never written to, and so never there.
         let padding = if is_large { LARGE_PAGE } else { 0 };
         let map = MmapMut::map_anon(total.checked_add(padding).ok_or_else(out_of_memory)?.max(1))?;
-        let first = if is_large { map.as_ptr().align_offset(LARGE_PAGE) } else { 0 };
+        let mut start = if is_large { map.as_ptr().align_offset(LARGE_PAGE) } else { 0 };
         if is_large {
-            imp::advise_large_anonymous_pages(&map, first, total / LARGE_PAGE * LARGE_PAGE);
+            imp::advise_large_anonymous_pages(&map, start, total / LARGE_PAGE * LARGE_PAGE);
         }
         let map = Arc::new(MmapRaw::from(map));
-        Ok((0..n).map(|i| Pages { map: Arc::clone(&map), start: first + i * len, len }).collect())
+        let next = |len: &usize| {
+            let pages = Pages { map: Arc::clone(&map), start, len: *len };
+            start += len;
+            pages
+        };
+        Ok(lens.iter().map(next).collect())
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
@@ -46,6 +52,15 @@ impl Pages {
     }
 }
 
+impl Drop for Pages {
+    /// The system takes back what was cut from a map that others still need. The last one takes the map with it.
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.map) > 1 {
+            imp::give_back(&self.map, self.start, self.len);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,7 +68,7 @@ mod tests {
     #[test]
     fn ranges_are_zeroed_apart_and_begin_at_a_large_page() {
         for (n, len) in [(1, 4096), (3, 4096), (5, 1 << 20), (2, 3 << 20), (0, 4096)] {
-            let mut all = Pages::cut(n, len).unwrap();
+            let mut all = Pages::cut(&vec![len; n]).unwrap();
             assert_eq!(all.len(), n);
             for (i, pages) in all.iter_mut().enumerate() {
                 assert_eq!(pages.bytes().len(), len);
@@ -72,9 +87,37 @@ mod tests {
         }
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_dropped_goes_back_at_once() {
+        fn resident_kib(at: *const u8) -> usize {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let holds = |line: &&str| {
+                let bounds = line.split_whitespace().next().and_then(|range| range.split_once('-'));
+                let hex = |text| usize::from_str_radix(text, 16).ok();
+                bounds.is_some_and(|(from, to)| {
+                    hex(from).zip(hex(to)).is_some_and(|(from, to)| (from..to).contains(&(at as usize)))
+                })
+            };
+            let rss =
+                smaps.lines().skip_while(|line| !holds(line)).find(|line| line.starts_with("Rss:")).unwrap();
+            rss.split_whitespace().nth(1).unwrap().parse().unwrap()
+        }
+        let lens = [LARGE_PAGE + 4096, 16 * LARGE_PAGE, 8192, LARGE_PAGE - 4096];
+        let mut all = Pages::cut(&lens).unwrap();
+        all.iter_mut().for_each(|pages| pages.bytes_mut().fill(1));
+        let at = all[0].bytes().as_ptr();
+        let before = resident_kib(at);
+        drop(all.drain(1..3));
+        let after = resident_kib(at);
+        // Of other tests there may be something in the same map.
+        assert!(after + (24 << 10) < before, "{before} KiB, then {after} KiB");
+        assert!(all.iter().all(|pages| pages.bytes().iter().all(|byte| *byte == 1)));
+    }
+
     #[test]
     fn what_no_machine_has_is_an_error() {
-        assert!(Pages::cut(usize::MAX, 4096).is_err());
-        assert!(Pages::cut(1, usize::MAX / 2).is_err());
+        assert!(Pages::cut(&[usize::MAX, 4096]).is_err());
+        assert!(Pages::cut(&[usize::MAX / 2]).is_err());
     }
 }

@@ -161,6 +161,19 @@ pub(super) fn advise_large_anonymous_pages(map: &memmap2::MmapMut, offset: usize
     let _ = (map, offset, len);
 }
 
+/// Whether [`give_back`] does.
+pub(crate) const GIVES_BACK_PARTS: bool = cfg!(target_os = "linux");
+
+/// Gives whole pages of anonymous memory back to the system, which nothing refers to any more.
+pub(super) fn give_back(map: &memmap2::MmapRaw, offset: usize, len: usize) {
+    // SAFETY: what is there now is never read again.
+    #[cfg(target_os = "linux")]
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, len) };
+    // Others keep the pages until they need them.
+    #[cfg(not(target_os = "linux"))]
+    let _ = (map, offset, len);
+}
+
 pub(super) fn lock(map: &memmap2::Mmap) -> io::Result<()> {
     map.lock()
 }

@@ -99,6 +99,11 @@ pub(super) fn advise_large_pages(_map: &memmap2::Mmap) {}
 
 pub(super) fn advise_large_anonymous_pages(_map: &memmap2::MmapMut, _offset: usize, _len: usize) {}
 
+/// A view of a section goes back as a whole.
+pub(crate) const GIVES_BACK_PARTS: bool = false;
+
+pub(super) fn give_back(_map: &memmap2::MmapRaw, _offset: usize, _len: usize) {}
+
 pub(super) fn lock(map: &memmap2::Mmap) -> io::Result<()> {
     // SAFETY: the range is the map's.
     match unsafe { VirtualLock(map.as_ptr() as *const c_void, map.len()) } {

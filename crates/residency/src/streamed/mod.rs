@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A scan that repeats hits nothing in a cache that evicts what is oldest, so what stays is fixed, and spread evenly
-//! over the pass. Readers go round and round ahead of the leases, as far as free buffers carry them; they do not
+//! over the pass; pinned pieces that follow each other are joined. Readers go round and round ahead of the leases, as far as free buffers carry them; they do not
 //! stop at the end of a pass. Alternatives of choices (experts) have a cache of their own, since which of them a
 //! token takes is known only when it takes them.
 
@@ -116,7 +116,7 @@ impl Placement {
         for stage in &mut self.stages {
             (stage.pinned, stage.streamed) = (0, 0);
         }
-        for Piece { extent, stage, is_pinned, .. } in pieces {
+        for Piece { extent, stage, is_pinned, .. } in pieces.iter().filter(|piece| !piece.is_covered()) {
             let at = &mut self.stages[*stage as usize];
             *(if *is_pinned { &mut at.pinned } else { &mut at.streamed }) += extent.len;
         }
@@ -139,9 +139,7 @@ fn buffer_bytes(plan: &PassPlan, options: &StreamedOptions) -> u64 {
 }
 
 fn place(plan: &PassPlan, options: &StreamedOptions) -> Vec<Piece> {
-    let mut pieces = pieces::cut(plan, buffer_bytes(plan, options));
-    pieces::pin(&mut pieces, options.pinned_bytes);
-    pieces
+    pieces::place(pieces::cut(plan, buffer_bytes(plan, options)), plan, options.pinned_bytes)
 }
 
 /// What a source has done so far.
@@ -334,25 +332,25 @@ impl StreamedSource {
             // A range that a plan reads twice has the pieces of the first time, both times.
             index.entry((piece.extent.file, piece.extent.offset)).or_insert(i);
         }
-        let mut first_pieces = Vec::with_capacity(plan.reads.len() + 1);
-        let mut at = 0;
-        for read in &plan.reads {
-            first_pieces.push(at);
-            let mut rest = read.extent.len;
-            while rest > 0 {
-                rest -= pieces[at].extent.len;
-                at += 1;
-            }
-        }
-        first_pieces.push(at);
+        let first_pieces = pieces::firsts(&pieces, plan);
         let buffer_bytes = buffer_bytes(plan, options);
         let n_buffers = options.n_buffers.max(2);
         let memory = |e| OpenError::io("(memory for weights)".as_ref(), e);
-        let free = Buffer::many(n_buffers, buffer_bytes).map_err(memory)?.into();
-        let staging = Buffer::many(n_staging(plan, options), STAGING_BYTES).map_err(memory)?;
+        let free = Buffer::together(&vec![buffer_bytes; n_buffers]).map_err(memory)?.into();
+        let staging = vec![STAGING_BYTES; n_staging(plan, options)];
+        let staging = Buffer::together(&staging).map_err(memory)?;
+        let pinned: Vec<usize> =
+            (0..pieces.len()).filter(|i| pieces[*i].memory_bytes() > 0 && pieces[*i].is_pinned).collect();
+        let memory_bytes: Vec<u64> = pinned.iter().map(|i| pieces[*i].memory_bytes()).collect();
+        let reserved = pinned.into_iter().zip(Buffer::each(&memory_bytes).map_err(memory)?).collect();
         let placement = Placement::of_pieces(&pieces, plan, options);
+        let state_of = |piece: &Piece| match piece.is_covered() {
+            true => PieceState::Covered,
+            false => PieceState::Empty,
+        };
         let state = State {
-            states: pieces.iter().map(|_| PieceState::Empty).collect(),
+            states: pieces.iter().map(state_of).collect(),
+            reserved,
             // Nothing is read before the first pass.
             limit: 0,
             pieces,
@@ -428,11 +426,16 @@ impl StreamedSource {
         let from_cache = bytes.min(state.alternatives.shrinkable_bytes());
         state.alternatives.shrink(from_cache);
         for piece in pieces::unpin(&mut state.pieces, bytes - from_cache) {
-            match state.states[piece] {
-                PieceState::Pinned(_) => state.states[piece] = PieceState::Empty,
+            if let PieceState::Reading = state.states[piece] {
                 // Its memory is not the ring's: it stays.
-                PieceState::Reading => state.pieces[piece].is_pinned = true,
-                _ => {}
+                state.pieces[piece].is_pinned = true;
+                continue;
+            }
+            state.reserved.remove(&piece);
+            for part in pieces::part(&mut state.pieces, piece) {
+                if let PieceState::Pinned(_) | PieceState::Covered = state.states[part] {
+                    state.states[part] = PieceState::Empty;
+                }
             }
         }
         let mut placement = self.placement.lock().unwrap_or_else(PoisonError::into_inner);
@@ -543,9 +546,10 @@ impl Source for StreamedSource {
         let shared = &*self.shared;
         let mut state = shared.lock();
         let planned = state.pieces[piece];
-        if planned.extent.len != extent.len {
-            let Extent { file, offset, len } = extent;
-            return Err(ReadError::OutOfRange { file, offset, len });
+        let Extent { file, offset, len } = extent;
+        let out_of_range = ReadError::OutOfRange { file, offset, len };
+        if planned.extent.len != len {
+            return Err(out_of_range);
         }
         shared.stage.store(planned.stage, Ordering::Relaxed);
         state.next = piece + 1;
@@ -570,6 +574,7 @@ impl Source for StreamedSource {
                     };
                 }
                 PieceState::Empty => state.seek(piece),
+                PieceState::Covered => return Err(out_of_range),
                 PieceState::Reading | PieceState::Lent => {}
             }
             state.awaited.push(piece);

@@ -3,6 +3,7 @@
 use crate::blocks::padded_len;
 use crate::extent::Extent;
 use crate::source::{PassPlan, Planned};
+use std::ops::Range;
 
 /// Ranges up to this length are always kept: reading them takes a request each, and together they are small.
 pub(crate) const KEPT_BYTES: u64 = 64 << 10;
@@ -15,12 +16,24 @@ pub(crate) struct Piece {
     pub(crate) stage: u32,
     /// Read once and kept; else read in every pass.
     pub(crate) is_pinned: bool,
+    /// Pieces from this one on that are read and leased as one, and that its range covers; none for a piece that an
+    /// earlier one covers.
+    pub(crate) n_joined: u32,
 }
 
 impl Piece {
     /// The most memory that it takes, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
-        padded_len(self.extent.len)
+        if self.is_covered() { 0 } else { padded_len(self.extent.len) }
+    }
+
+    fn is_big_pinned(&self) -> bool {
+        self.is_pinned && !self.is_covered() && self.extent.len > KEPT_BYTES
+    }
+
+    /// Whether it is a part of an earlier one.
+    pub(crate) fn is_covered(&self) -> bool {
+        self.n_joined == 0
     }
 }
 
@@ -47,6 +60,7 @@ pub(crate) fn cut(plan: &PassPlan, piece_bytes: u64) -> Vec<Piece> {
             extent: extent.slice(row_of(i) * unit, (row_of(i + 1) - row_of(i)) * unit),
             stage: *stage,
             is_pinned: kept,
+            n_joined: 1,
         }));
     }
     pieces
@@ -77,26 +91,119 @@ pub(crate) fn pin(pieces: &mut [Piece], budget_bytes: u64) {
     }
 }
 
+/// The first piece of each read of `plan`, and one more.
+pub(crate) fn firsts(pieces: &[Piece], plan: &PassPlan) -> Vec<usize> {
+    let mut firsts = Vec::with_capacity(plan.reads.len() + 1);
+    let mut at = 0;
+    for read in &plan.reads {
+        firsts.push(at);
+        let mut rest = read.extent.len;
+        while rest > 0 {
+            rest -= pieces[at].extent.len;
+            at += pieces[at].n_joined as usize;
+        }
+    }
+    firsts.push(at);
+    firsts
+}
+
+/// The most bytes of pieces that are joined. Threads meet after each lease, which takes them a twentieth of the time that
+/// they compute for so much, and a fifth of that for a piece of the ring.
+const JOINED_BYTES: u64 = 4 << 20;
+
+/// Joins pinned pieces that follow each other in a read of `plan`.
+pub(crate) fn join(pieces: &mut [Piece], plan: &PassPlan) {
+    for bounds in firsts(pieces, plan).windows(2) {
+        let mut lead = bounds[0];
+        for at in bounds[0] + 1..bounds[1] {
+            let (len, more) = (pieces[lead].extent.len, pieces[at].extent.len);
+            if pieces[lead].is_pinned && pieces[at].is_pinned && len + more <= JOINED_BYTES {
+                pieces[lead].extent.len += more;
+                pieces[lead].n_joined += 1;
+                pieces[at].n_joined = 0;
+            } else {
+                lead = at;
+            }
+        }
+    }
+}
+
+/// Pins pieces, joined where they follow each other, until they take at most `budget_bytes`.
+pub(crate) fn place(mut apart: Vec<Piece>, plan: &PassPlan, budget_bytes: u64) -> Vec<Piece> {
+    let joined = |pieces: &[Piece]| {
+        let mut pieces = pieces.to_vec();
+        join(&mut pieces, plan);
+        pieces
+    };
+    let mut all = apart.clone();
+    pin(&mut all, u64::MAX);
+    let all = joined(&all);
+    if pinned_bytes(&all) <= budget_bytes {
+        return all;
+    }
+    let mut pieces = joined(&apart);
+    loop {
+        // Joined pieces take less than they do one by one: that much more can be pinned.
+        let spared = pinned_bytes(&apart) - pinned_bytes(&pieces);
+        let before = pinned_bytes(&apart);
+        pin(&mut apart, budget_bytes + spared);
+        if pinned_bytes(&apart) == before {
+            return pieces;
+        }
+        pieces = joined(&apart);
+    }
+}
+
+/// Makes a joined piece the pieces again that it was, and gives their indices.
+pub(crate) fn part(pieces: &mut [Piece], lead: usize) -> Range<usize> {
+    let range = lead..lead + pieces[lead].n_joined as usize;
+    if let Some(second) = pieces[range.clone()].get(1) {
+        pieces[lead].extent.len = second.extent.offset - pieces[lead].extent.offset;
+    }
+    let is_pinned = pieces[lead].is_pinned;
+    pieces[range.clone()].iter_mut().for_each(|piece| (piece.n_joined, piece.is_pinned) = (1, is_pinned));
+    range
+}
+
 /// Memory that [`unpin`] can give back, in bytes.
 pub(crate) fn unpinnable_bytes(pieces: &[Piece]) -> u64 {
-    let big = pieces.iter().filter(|piece| piece.is_pinned && piece.extent.len > KEPT_BYTES);
+    let big = pieces.iter().filter(|piece| piece.is_big_pinned());
     big.map(Piece::memory_bytes).sum()
 }
 
-/// Lets go of pinned pieces of at least `bytes`, spread evenly over the pass, and gives their indices; of all that can
-/// be let go where that is less.
+/// Pinned pieces that are let go together: side by side in memory they are whole large pages but for the ends, and the
+/// ring reads as much ahead.
+const LET_GO_BYTES: u64 = 8 << 20;
+
+/// Lets go of pinned pieces, joined ones as a whole, of at least `bytes`, in runs that are spread evenly over the pass, and gives their indices; of
+/// all that can be let go where that is less.
 pub(crate) fn unpin(pieces: &mut [Piece], bytes: u64) -> Vec<usize> {
     let share = (bytes as f64 / unpinnable_bytes(pieces).max(1) as f64).min(1.0);
-    let big = |(_, piece): &(usize, &mut Piece)| piece.is_pinned && piece.extent.len > KEPT_BYTES;
+    let (mut run, mut run_bytes) = (Vec::new(), 0);
     let (mut wanted, mut freed, mut let_go) = (0.0, 0, Vec::new());
-    for (i, piece) in pieces.iter_mut().enumerate().filter(big) {
-        wanted += piece.memory_bytes() as f64 * share;
-        // Sooner a piece too many than one too few.
-        if (freed as f64) < wanted - 0.5 {
-            freed += piece.memory_bytes();
-            piece.is_pinned = false;
-            let_go.push(i);
+    for i in 0..=pieces.len() {
+        let big = pieces.get(i).filter(|piece| piece.is_big_pinned());
+        if let Some(piece) = big {
+            run.push(i);
+            run_bytes += piece.memory_bytes();
         }
+        if run_bytes < LET_GO_BYTES && i < pieces.len() {
+            continue;
+        }
+        wanted += run_bytes as f64 * share;
+        // Sooner too many than too few, but of the last run no more than is asked for.
+        if (freed as f64) < wanted - 0.5 {
+            for &piece in &run {
+                if freed >= bytes {
+                    break;
+                }
+                freed += pieces[piece].memory_bytes();
+                pieces[piece].is_pinned = false;
+                let_go.push(piece);
+            }
+        }
+        run.clear();
+        run_bytes = 0;
     }
     let_go
 }
@@ -144,7 +251,7 @@ mod tests {
     fn what_is_pinned_fits_the_budget_and_is_spread() {
         let plan = plan(&[(1, 4096), (4000, 4096), (4000, 4096)]);
         let all = cut(&plan, 256 << 10);
-        let total: u64 = all.iter().map(Piece::memory_bytes).sum();
+        let total = total_bytes(&all);
         for percent in [0, 1, 10, 33, 50, 90, 99, 100] {
             let mut pieces = all.clone();
             let budget = total * percent / 100;
@@ -159,6 +266,57 @@ mod tests {
                 assert!(here.abs_diff(percent) <= 20, "{percent} %: {here} %");
             }
         }
+    }
+
+    #[test]
+    fn joined_pieces_are_those_of_a_read_and_can_be_parted() {
+        let plan = plan(&[(1, 4096), (4000, 4096), (4000, 4096)]);
+        let all = cut(&plan, 256 << 10);
+        let before = firsts(&all, &plan);
+        for percent in [0, 30, 80, 100] {
+            let mut pieces = all.clone();
+            pin(&mut pieces, total_bytes(&all) * percent / 100);
+            let apart = pieces.clone();
+            join(&mut pieces, &plan);
+            assert_eq!(firsts(&pieces, &plan), before);
+            assert!(pinned_bytes(&pieces) <= pinned_bytes(&apart));
+            let leads: Vec<usize> = (0..pieces.len()).filter(|i| !pieces[*i].is_covered()).collect();
+            assert_eq!(leads.len() < pieces.len(), percent > 50, "{percent} %");
+            for &lead in &leads {
+                let Piece { extent, n_joined, .. } = pieces[lead];
+                assert!(extent.len <= JOINED_BYTES);
+                // Of one read, and nothing is left out.
+                assert!(before.windows(2).any(|b| b[0] <= lead && lead + n_joined as usize <= b[1]));
+                let parts = &apart[lead..][..n_joined as usize];
+                assert_eq!(extent.len, parts.iter().map(|piece| piece.extent.len).sum::<u64>());
+                assert!(n_joined == 1 || parts.iter().all(|piece| piece.is_pinned));
+            }
+            for lead in leads {
+                let n_joined = pieces[lead].n_joined as usize;
+                assert_eq!(part(&mut pieces, lead), lead..lead + n_joined);
+            }
+            assert_eq!(pieces, apart);
+        }
+    }
+
+    #[test]
+    fn what_joining_spares_is_pinned_as_well() {
+        let plan = plan(&[(1, 4096), (4000, 4096), (4000, 4096)]);
+        let all = cut(&plan, 256 << 10);
+        let of_all = place(all.clone(), &plan, u64::MAX);
+        let needed = pinned_bytes(&of_all);
+        assert!(of_all.iter().all(|piece| piece.is_pinned) && needed < total_bytes(&all));
+        assert_eq!(place(all.clone(), &plan, needed), of_all, "what all takes is enough for all");
+        for percent in [0, 1, 50, 90, 99] {
+            let budget = needed * percent / 100;
+            let pinned = pinned_bytes(&place(all.clone(), &plan, budget));
+            assert!(pinned <= budget.max(pinned_bytes(&all)), "{percent} %: {pinned} of {budget}");
+            assert!(pinned + (300 << 10) > budget, "{percent} %: {pinned} of {budget}");
+        }
+    }
+
+    fn total_bytes(pieces: &[Piece]) -> u64 {
+        pieces.iter().map(Piece::memory_bytes).sum()
     }
 
     #[test]

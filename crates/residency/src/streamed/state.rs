@@ -8,7 +8,7 @@ use crate::buffer::Buffer;
 use crate::extent::Extent;
 use crate::readers::Jobs;
 use crate::source::ReadError;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,6 +39,8 @@ pub(crate) enum PieceState {
     Lent,
     /// Here for good.
     Pinned(Arc<Filled>),
+    /// Part of an earlier piece.
+    Covered,
     Failed(ReadError),
 }
 
@@ -89,7 +91,9 @@ impl PassWaits {
     /// Whether threads waited for three quarters of the pass. Measured (docs/streaming.md): handing over is a gain at
     /// 0.78, none at 0.72, and a loss at 0.66.
     pub(crate) fn is_mostly_waiting(&self, stalled: Duration) -> bool {
-        4 * stalled.saturating_sub(self.stalled_before) > 3 * self.n_waiting * self.began.elapsed()
+        // Handing over counts as waiting, in a pass, too, in which everything was there when it was leased.
+        let n_waiting = self.n_waiting.max(1);
+        4 * stalled.saturating_sub(self.stalled_before) > 3 * n_waiting * self.began.elapsed()
     }
 }
 
@@ -97,6 +101,8 @@ impl PassWaits {
 pub(crate) struct State {
     pub(crate) pieces: Vec<Piece>,
     pub(crate) states: Vec<PieceState>,
+    /// Memory of pinned pieces that were not read yet.
+    pub(crate) reserved: HashMap<usize, Buffer>,
     /// The pass reads the pieces before this one.
     pub(crate) limit: usize,
     /// The piece that readers look at next.
@@ -159,8 +165,9 @@ impl Jobs for State {
                     Ok(head) if is_pinned => PieceState::Pinned(Arc::new(Filled { buffer, head, len })),
                     Ok(head) => PieceState::Ready(Filled { buffer, head, len }),
                     Err(error) => {
-                        if !is_pinned {
-                            self.free.push_back(buffer);
+                        match is_pinned {
+                            true => _ = self.reserved.insert(index, buffer),
+                            false => self.free.push_back(buffer),
                         }
                         PieceState::Failed(error)
                     }
@@ -186,12 +193,13 @@ impl State {
         for _ in 0..self.limit {
             let index = self.cursor % self.limit;
             match self.states[index] {
-                PieceState::Pinned(_) => self.cursor = (index + 1) % self.limit,
+                PieceState::Pinned(_) | PieceState::Covered => self.cursor = (index + 1) % self.limit,
                 PieceState::Empty => {
                     let piece = self.pieces[index];
-                    let buffer = match piece.is_pinned {
-                        true => Buffer::new(piece.memory_bytes()),
-                        false => Ok(self.free.pop_front()?),
+                    let buffer = match (piece.is_pinned, self.reserved.remove(&index)) {
+                        (true, Some(buffer)) => Ok(buffer),
+                        (true, None) => Buffer::new(piece.memory_bytes()),
+                        (false, _) => Ok(self.free.pop_front()?),
                     };
                     self.cursor = (index + 1) % self.limit;
                     match buffer {

@@ -247,6 +247,8 @@ fn a_pass_that_waits_for_three_quarters_of_its_time_hands_its_buffers_over() {
         assert_eq!(waits(n_waiting).is_mostly_waiting(stalled), expected, "{n_waiting} {waited}");
     }
     assert!(!waits(0).is_mostly_waiting(second), "nothing waited");
+    let handed_over = second + second / 10;
+    assert!(!waits(0).is_mostly_waiting(handed_over), "handing over alone is no reason to go on with it");
 }
 
 #[test]
@@ -287,7 +289,8 @@ fn what_is_pinned_is_read_once() {
     let stats = bench.source.stats();
     // Two of the three picks of token 0 are the same: 0, 1, 2.
     assert_eq!((stats.choices.misses, stats.choices.hits), (9, 18));
-    let n_pieces = bench.source.index.len();
+    let n_pieces = bench.source.shared.lock().pieces.iter().filter(|piece| !piece.is_covered()).count();
+    assert!(n_pieces < bench.source.index.len(), "pieces that follow each other are joined");
     assert_eq!(bench.n_reads.load(Ordering::Relaxed), n_pieces + 9 * 3 + 3 * 40);
 }
 
