@@ -8,9 +8,9 @@
 //! ```
 //!
 //! A scan that repeats hits nothing in a cache that evicts what is oldest, so what stays is fixed, and spread evenly
-//! over the pass; pinned pieces that follow each other are joined. Readers go round and round ahead of the leases, as far as free buffers carry them; they do not
-//! stop at the end of a pass. Alternatives of choices (experts) have a cache of their own, since which of them a
-//! token takes is known only when it takes them.
+//! over the pass; pinned pieces that follow each other are joined. Readers go round and round ahead of the leases, as
+//! far as free buffers carry them; they do not stop at the end of a pass. Alternatives of choices (experts) have a cache
+//! of their own, since which of them a token takes is known only when it takes them.
 
 mod alternatives;
 mod cache;

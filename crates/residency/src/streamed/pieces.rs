@@ -107,8 +107,8 @@ pub(crate) fn firsts(pieces: &[Piece], plan: &PassPlan) -> Vec<usize> {
     firsts
 }
 
-/// The most bytes of pieces that are joined. Threads meet after each lease, which takes them a twentieth of the time that
-/// they compute for so much, and a fifth of that for a piece of the ring.
+/// The most bytes of pieces that are joined: threads that compute meet after each lease, so leases should not be short, and
+/// a reader brings it as a whole.
 const JOINED_BYTES: u64 = 4 << 20;
 
 /// Joins pinned pieces that follow each other in a read of `plan`.
