@@ -8,14 +8,13 @@ use rawrz_gguf::Gguf;
 
 use crate::TokenId;
 use crate::error::TokenizerError;
-use crate::keyed::Keyed;
+use crate::keyed::{Keyed, Slots, Vacant};
 use crate::pretokenizer::{Alphabet, PreTokenizer};
+use crate::spm::ESCAPED_SPACE;
 use crate::texts::Texts;
 use crate::vocab::{Vocab, at_most, check_positions, text_of_byte};
 
 const MERGES: &str = "tokenizer.ggml.merges";
-/// U+2581, which stands for a space in vocabularies that do not write bytes.
-const ESCAPED_SPACE: &str = "\u{2581}";
 
 /// The character that stands for a byte in the GPT-2 alphabet: itself if it is printable Latin-1, else one from U+0100.
 pub(crate) fn char_of_byte(byte: u8) -> char {
@@ -43,31 +42,26 @@ pub(crate) fn byte_of_char(c: char) -> Option<u8> {
     }
 }
 
-/// Merges by the texts that they join: open addressing over ranks, which are the places of merges in the file's list. A
-/// slot holds eight bits of hash and a 24-bit rank.
+/// Merges by the texts that they join: ranks, which are the places of merges in the file's list.
 ///
 /// Texts stay in the file's bytes, and no token is looked up until text is encoded: opening a model waits for this table.
 struct MergeTable {
     texts: Texts,
-    slots: Vec<u32>,
+    slots: Slots,
     key: Keyed,
 }
 
-const EMPTY: u32 = u32::MAX;
-/// Most merges that ranks of 24 bits can count, without the one that makes an empty slot.
-const MAX_MERGES: u64 = (1 << 24) - 1;
-
 impl MergeTable {
     fn new(texts: Texts, raw: &[u8]) -> MergeTable {
-        let n_slots = (texts.len() * 8 / 5 + 2).next_power_of_two();
-        let mut table = MergeTable { texts, slots: vec![EMPTY; n_slots], key: Keyed::new() };
+        let slots = Slots::with_capacity(texts.len());
+        let mut table = MergeTable { texts, slots, key: Keyed::new() };
         for rank in 0..table.texts.len() {
             let [left, right] = parts_of(table.texts.get(raw, rank));
             // A merge without parts keeps its rank and never applies. Of two merges of one pair the first counts.
             if !right.is_empty()
-                && let Err((at, tag)) = table.probe(raw, table.part(left), table.part(right))
+                && let Err(vacant) = table.find(raw, table.part(left), table.part(right))
             {
-                table.slots[at] = tag << 24 | rank as u32;
+                table.slots.fill(vacant, rank as u32);
             }
         }
         table
@@ -77,23 +71,10 @@ impl MergeTable {
         Part { text, hash: self.key.of_bytes(text) }
     }
 
-    /// The rank of a pair, or the slot where it belongs and its eight bits of hash.
-    fn probe(&self, raw: &[u8], left: Part<'_>, right: Part<'_>) -> Result<u32, (usize, u32)> {
-        let hash = self.key.of_pair(left.hash, right.hash);
-        let tag = (hash >> 56) as u32;
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        loop {
-            let slot = self.slots[at];
-            if slot == EMPTY {
-                return Err((at, tag));
-            }
-            let rank = slot & 0xff_ffff;
-            if slot >> 24 == tag && parts_of(self.texts.get(raw, rank as usize)) == [left.text, right.text] {
-                return Ok(rank);
-            }
-            at = (at + 1) & mask;
-        }
+    /// The rank of a pair, or where it belongs.
+    fn find(&self, raw: &[u8], left: Part<'_>, right: Part<'_>) -> Result<u32, Vacant> {
+        let is_it = |rank: u32| parts_of(self.texts.get(raw, rank as usize)) == [left.text, right.text];
+        self.slots.find(self.key.of_pair(left.hash, right.hash), is_it)
     }
 }
 
@@ -205,7 +186,7 @@ impl Bpe {
             None if needs_merges => return Err(TokenizerError::Missing { key: MERGES }),
             None => Texts::NONE,
             Some(array) => {
-                at_most(MERGES, array.len() as u64, MAX_MERGES)?;
+                at_most(MERGES, array.len() as u64, Slots::MAX_LEN)?;
                 Texts::new(MERGES, array, vocab.raw().as_ptr() as usize)?
             }
         };
@@ -221,7 +202,7 @@ impl Bpe {
     ) -> Result<(), TokenizerError> {
         if self.pre.escape_spaces {
             let escaped = text.replace(' ', ESCAPED_SPACE);
-            check_positions(&escaped)?;
+            check_positions(escaped.len())?;
             self.encode_escaped(vocab, &escaped, out);
         } else {
             self.encode_escaped(vocab, text, out);
@@ -322,7 +303,7 @@ impl Bpe {
         }
         let [l, r] = [left, right].map(|at| symbols[at as usize]);
         let part = |symbol: &Symbol| Part { text: symbol.text(text), hash: symbol.hash };
-        if let Ok(rank) = self.table.probe(vocab.raw(), part(&l), part(&r)) {
+        if let Ok(rank) = self.table.find(vocab.raw(), part(&l), part(&r)) {
             let len_bytes = l.len_bytes + r.len_bytes;
             pairs.push(Reverse(Pair { rank, left, right, len_bytes }));
         }
@@ -343,7 +324,7 @@ impl Bpe {
 
     /// Heap bytes held.
     pub(crate) fn heap_bytes(&self) -> usize {
-        self.table.texts.heap_bytes() + self.table.slots.len() * 4
+        self.table.texts.heap_bytes() + self.table.slots.heap_bytes()
     }
 }
 

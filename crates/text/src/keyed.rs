@@ -1,4 +1,4 @@
-//! Hashes of short texts.
+//! Hashes of short texts, and a table that is searched by them.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -49,6 +49,52 @@ fn word_of(bytes: &[u8]) -> u64 {
         [a] => a.into(),
         [a, b] => u64::from(u16::from_le_bytes([a, b])),
         [a, b, c, ..] => u64::from(u32::from_le_bytes([a, b, c, 0])),
+    }
+}
+
+/// Open addressing with linear probing from hashes to numbers of 24 bits. A slot holds such a number and eight bits of hash.
+pub(crate) struct Slots(Vec<u32>);
+
+const EMPTY: u32 = u32::MAX;
+
+/// Where a number that was not found belongs.
+pub(crate) struct Vacant {
+    at: usize,
+    tag: u32,
+}
+
+impl Slots {
+    /// The most numbers, without the one that makes an empty slot.
+    pub(crate) const MAX_LEN: u64 = (1 << 24) - 1;
+
+    pub(crate) fn with_capacity(n: usize) -> Slots {
+        // At most five eighths full; a power of two, so that a mask finds the slot.
+        Slots(vec![EMPTY; (n * 8 / 5 + 2).next_power_of_two()])
+    }
+
+    /// The number with this hash that is the one, or where it belongs.
+    pub(crate) fn find(&self, hash: u64, is_it: impl Fn(u32) -> bool) -> Result<u32, Vacant> {
+        let tag = (hash >> 56) as u32;
+        let mask = self.0.len() - 1;
+        let mut at = hash as usize & mask;
+        loop {
+            let slot = self.0[at];
+            if slot == EMPTY {
+                return Err(Vacant { at, tag });
+            }
+            if slot >> 24 == tag && is_it(slot & 0xff_ffff) {
+                return Ok(slot & 0xff_ffff);
+            }
+            at = (at + 1) & mask;
+        }
+    }
+
+    pub(crate) fn fill(&mut self, vacant: Vacant, number: u32) {
+        self.0[vacant.at] = vacant.tag << 24 | number;
+    }
+
+    pub(crate) fn heap_bytes(&self) -> usize {
+        self.0.len() * 4
     }
 }
 

@@ -248,7 +248,7 @@ impl Tokenizer {
                     }
                     escaped.push_str(part);
                 }
-                check_positions(&escaped)?;
+                check_positions(escaped.len())?;
                 spm::encode(&self.vocab, &escaped, out)?;
             }
             Model::WordPiece(model) => model.encode(&self.vocab, text, out),

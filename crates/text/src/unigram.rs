@@ -5,7 +5,7 @@ use rawrz_gguf::{Gguf, ValueType};
 use crate::TokenId;
 use crate::error::TokenizerError;
 use crate::spm::ESCAPED_SPACE;
-use crate::vocab::{Attr, Vocab, wrong_elements};
+use crate::vocab::{Attr, Vocab, check_positions, wrong_elements};
 
 const CHARSMAP: &str = "tokenizer.ggml.precompiled_charsmap";
 /// How much worse than the worst token an unknown character is.
@@ -66,10 +66,7 @@ impl Unigram {
         out: &mut Vec<TokenId>,
     ) -> Result<(), TokenizerError> {
         let text = self.normalize(vocab, text.as_bytes())?;
-        if u32::try_from(text.len()).is_err() {
-            let limit_bytes = u32::MAX as usize;
-            return Err(TokenizerError::TextTooLong { len_bytes: text.len(), limit_bytes });
-        }
+        check_positions(text.len())?;
         if text.is_empty() {
             return Ok(());
         }

@@ -7,15 +7,12 @@ use rawrz_gguf::{Array, Bytes, Gguf, ValueType};
 
 use crate::TokenId;
 use crate::error::{TokenizerError, shorten};
-use crate::keyed::Keyed;
+use crate::keyed::{Keyed, Slots, Vacant};
 use crate::texts::Texts;
 
 pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
 const SCORES: &str = "tokenizer.ggml.scores";
 const TYPES: &str = "tokenizer.ggml.token_type";
-
-/// Largest number of tokens: ids share a `u32` with eight bits of hash, and all ones means an empty slot.
-const MAX_TOKENS: usize = (1 << 24) - 1;
 
 /// Types of a token as a set of bits: some tokens end up with more than the one that the file gives them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,7 +85,7 @@ impl Vocab {
         if n_tokens == 0 {
             return Err(TokenizerError::Empty);
         }
-        at_most(TOKENS, n_tokens as u64, MAX_TOKENS as u64)?;
+        at_most(TOKENS, n_tokens as u64, Slots::MAX_LEN)?;
         let texts = Texts::new(TOKENS, tokens, base)?;
         let mut unnamed = Vec::new();
         let mut max_token_bytes = 0;
@@ -196,7 +193,7 @@ impl Vocab {
         if text.is_empty() || text.len() > self.max_token_bytes {
             return None;
         }
-        self.index.find(text, |id| self.text(id))
+        self.index.find(text, |id| self.text(id)).ok()
     }
 
     pub(crate) fn attr(&self, id: TokenId) -> Attr {
@@ -223,7 +220,7 @@ impl Vocab {
     /// Heap bytes that the vocabulary holds.
     pub(crate) fn heap_bytes(&self) -> usize {
         let unnamed: usize = self.unnamed.iter().map(|(_, text)| text.len() + 24).sum();
-        self.texts.heap_bytes() + self.attrs.capacity() + self.index.slots.len() * 4 + unnamed
+        self.texts.heap_bytes() + self.attrs.capacity() + self.index.slots.heap_bytes() + unnamed
     }
 }
 
@@ -238,13 +235,11 @@ pub(crate) fn at_most(key: &'static str, found: u64, limit: u64) -> Result<(), T
     }
 }
 
-/// Refuses a text whose positions 32 bits cannot count, once its spaces are escaped.
-pub(crate) fn check_positions(escaped: &str) -> Result<(), TokenizerError> {
-    match u32::try_from(escaped.len()) {
+/// Refuses a text whose positions 32 bits cannot count, once it is escaped or normalized to so many bytes.
+pub(crate) fn check_positions(len_bytes: usize) -> Result<(), TokenizerError> {
+    match u32::try_from(len_bytes) {
         Ok(_) => Ok(()),
-        Err(_) => {
-            Err(TokenizerError::TextTooLong { len_bytes: escaped.len(), limit_bytes: u32::MAX as usize })
-        }
+        Err(_) => Err(TokenizerError::TextTooLong { len_bytes, limit_bytes: u32::MAX as usize }),
     }
 }
 
@@ -263,40 +258,19 @@ pub(crate) fn text_of_byte(byte: u8) -> [u8; 6] {
     [b'<', b'0', b'x', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)], b'>']
 }
 
-/// Open addressing with linear probing from texts to ids. A slot holds eight bits of hash and a 24-bit id.
+/// From texts to ids.
 struct TextIndex {
-    slots: Vec<u32>,
+    slots: Slots,
     key: Keyed,
 }
 
-const EMPTY: u32 = u32::MAX;
-
 impl TextIndex {
     fn with_capacity(n_tokens: usize) -> TextIndex {
-        // At most five eighths full; a power of two, so that a mask finds the slot.
-        let n_slots = (n_tokens * 8 / 5 + 2).next_power_of_two();
-        TextIndex { slots: vec![EMPTY; n_slots], key: Keyed::new() }
+        TextIndex { slots: Slots::with_capacity(n_tokens), key: Keyed::new() }
     }
 
-    fn probe<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> (Result<TokenId, usize>, u32) {
-        let hash = self.key.of_bytes(text);
-        let tag = (hash >> 56) as u32;
-        let mask = self.slots.len() - 1;
-        let mut at = hash as usize & mask;
-        loop {
-            let slot = self.slots[at];
-            if slot == EMPTY {
-                return (Err(at), tag);
-            }
-            if slot >> 24 == tag && text_of(slot & 0xff_ffff) == text {
-                return (Ok(slot & 0xff_ffff), tag);
-            }
-            at = (at + 1) & mask;
-        }
-    }
-
-    fn find<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> Option<TokenId> {
-        self.probe(text, text_of).0.ok()
+    fn find<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> Result<TokenId, Vacant> {
+        self.slots.find(self.key.of_bytes(text), |id| text_of(id) == text)
     }
 
     /// Adds a text, or gives the id that has it already.
@@ -306,10 +280,10 @@ impl TextIndex {
         id: TokenId,
         text_of: impl Fn(TokenId) -> &'a [u8],
     ) -> Result<(), TokenId> {
-        match self.probe(text, text_of) {
-            (Ok(first), _) => Err(first),
-            (Err(at), tag) => {
-                self.slots[at] = tag << 24 | id;
+        match self.find(text, text_of) {
+            Ok(first) => Err(first),
+            Err(vacant) => {
+                self.slots.fill(vacant, id);
                 Ok(())
             }
         }

@@ -344,12 +344,8 @@ impl StreamedSource {
         let memory_bytes: Vec<u64> = pinned.iter().map(|i| pieces[*i].memory_bytes()).collect();
         let reserved = pinned.into_iter().zip(Buffer::each(&memory_bytes).map_err(memory)?).collect();
         let placement = Placement::of_pieces(&pieces, plan, options);
-        let state_of = |piece: &Piece| match piece.is_covered() {
-            true => PieceState::Covered,
-            false => PieceState::Empty,
-        };
         let state = State {
-            states: pieces.iter().map(state_of).collect(),
+            states: pieces.iter().map(|_| PieceState::Empty).collect(),
             reserved,
             // Nothing is read before the first pass.
             limit: 0,
@@ -432,10 +428,9 @@ impl StreamedSource {
                 continue;
             }
             state.reserved.remove(&piece);
-            for part in pieces::part(&mut state.pieces, piece) {
-                if let PieceState::Pinned(_) | PieceState::Covered = state.states[part] {
-                    state.states[part] = PieceState::Empty;
-                }
+            pieces::part(&mut state.pieces, piece);
+            if let PieceState::Pinned(_) = state.states[piece] {
+                state.states[piece] = PieceState::Empty;
             }
         }
         let mut placement = self.placement.lock().unwrap_or_else(PoisonError::into_inner);
@@ -546,10 +541,9 @@ impl Source for StreamedSource {
         let shared = &*self.shared;
         let mut state = shared.lock();
         let planned = state.pieces[piece];
-        let Extent { file, offset, len } = extent;
-        let out_of_range = ReadError::OutOfRange { file, offset, len };
-        if planned.extent.len != len {
-            return Err(out_of_range);
+        if planned.extent.len != extent.len || planned.is_covered() {
+            let Extent { file, offset, len } = extent;
+            return Err(ReadError::OutOfRange { file, offset, len });
         }
         shared.stage.store(planned.stage, Ordering::Relaxed);
         state.next = piece + 1;
@@ -574,7 +568,6 @@ impl Source for StreamedSource {
                     };
                 }
                 PieceState::Empty => state.seek(piece),
-                PieceState::Covered => return Err(out_of_range),
                 PieceState::Reading | PieceState::Lent => {}
             }
             state.awaited.push(piece);

@@ -3,7 +3,6 @@
 use crate::blocks::padded_len;
 use crate::extent::Extent;
 use crate::source::{PassPlan, Planned};
-use std::ops::Range;
 
 /// Ranges up to this length are always kept: reading them takes a request each, and together they are small.
 pub(crate) const KEPT_BYTES: u64 = 64 << 10;
@@ -154,15 +153,14 @@ pub(crate) fn place(mut apart: Vec<Piece>, plan: &PassPlan, budget_bytes: u64) -
     }
 }
 
-/// Makes a joined piece the pieces again that it was, and gives their indices.
-pub(crate) fn part(pieces: &mut [Piece], lead: usize) -> Range<usize> {
-    let range = lead..lead + pieces[lead].n_joined as usize;
-    if let Some(second) = pieces[range.clone()].get(1) {
-        pieces[lead].extent.len = second.extent.offset - pieces[lead].extent.offset;
+/// Makes a joined piece the pieces again that it was.
+pub(crate) fn part(pieces: &mut [Piece], lead: usize) {
+    let Piece { is_pinned, n_joined, .. } = pieces[lead];
+    let parts = &mut pieces[lead..][..n_joined as usize];
+    if let [first, second, ..] = parts {
+        first.extent.len = second.extent.offset - first.extent.offset;
     }
-    let is_pinned = pieces[lead].is_pinned;
-    pieces[range.clone()].iter_mut().for_each(|piece| (piece.n_joined, piece.is_pinned) = (1, is_pinned));
-    range
+    parts.iter_mut().for_each(|piece| (piece.n_joined, piece.is_pinned) = (1, is_pinned));
 }
 
 /// Memory that [`unpin`] can give back, in bytes.
@@ -175,8 +173,8 @@ pub(crate) fn unpinnable_bytes(pieces: &[Piece]) -> u64 {
 /// ring reads as much ahead.
 const LET_GO_BYTES: u64 = 8 << 20;
 
-/// Lets go of pinned pieces, joined ones as a whole, of at least `bytes`, in runs that are spread evenly over the pass, and gives their indices; of
-/// all that can be let go where that is less.
+/// Lets go of pinned pieces, joined ones as a whole, of at least `bytes`, in runs that are spread evenly over the pass, and
+/// gives their indices; of all that can be let go where that is less.
 pub(crate) fn unpin(pieces: &mut [Piece], bytes: u64) -> Vec<usize> {
     let share = (bytes as f64 / unpinnable_bytes(pieces).max(1) as f64).min(1.0);
     let (mut run, mut run_bytes) = (Vec::new(), 0);
@@ -292,8 +290,9 @@ mod tests {
                 assert!(n_joined == 1 || parts.iter().all(|piece| piece.is_pinned));
             }
             for lead in leads {
-                let n_joined = pieces[lead].n_joined as usize;
-                assert_eq!(part(&mut pieces, lead), lead..lead + n_joined);
+                let range = lead..lead + pieces[lead].n_joined as usize;
+                part(&mut pieces, lead);
+                assert_eq!(pieces[range.clone()], apart[range]);
             }
             assert_eq!(pieces, apart);
         }

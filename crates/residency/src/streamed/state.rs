@@ -39,8 +39,6 @@ pub(crate) enum PieceState {
     Lent,
     /// Here for good.
     Pinned(Arc<Filled>),
-    /// Part of an earlier piece.
-    Covered,
     Failed(ReadError),
 }
 
@@ -193,7 +191,8 @@ impl State {
         for _ in 0..self.limit {
             let index = self.cursor % self.limit;
             match self.states[index] {
-                PieceState::Pinned(_) | PieceState::Covered => self.cursor = (index + 1) % self.limit,
+                _ if self.pieces[index].is_covered() => self.cursor = (index + 1) % self.limit,
+                PieceState::Pinned(_) => self.cursor = (index + 1) % self.limit,
                 PieceState::Empty => {
                     let piece = self.pieces[index];
                     let buffer = match (piece.is_pinned, self.reserved.remove(&index)) {
@@ -234,7 +233,9 @@ impl State {
             if at == index {
                 return true;
             }
-            if !self.pieces[at].is_pinned || matches!(self.states[at], PieceState::Empty) {
+            let piece = self.pieces[at];
+            let is_empty = matches!(self.states[at], PieceState::Empty) && !piece.is_covered();
+            if !piece.is_pinned || is_empty {
                 return false;
             }
             at = (at + 1) % self.limit;
