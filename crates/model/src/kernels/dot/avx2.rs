@@ -277,7 +277,10 @@ unsafe fn dot_32<K: Unpack32, S: Set, const N: usize>(
     // each block.
     unsafe {
         let mut acc = [_mm256_setzero_ps(); N];
+        let tile_bytes = TILE_ROWS * K::Format::TYPE.block_bytes() * 32 / K::Format::TYPE.block_len();
+        let ahead = ahead(rows);
         for b in 0..acts[0].scales.len() {
+            prefetch(ahead.wrapping_add(tile_bytes * b), tile_bytes);
             let Tile32 { quants, scales } = K::unpack(rows, b, signed);
             for t in 0..N {
                 let activations = load(acts[t].quants.as_ptr().add(32 * b).cast());
@@ -326,6 +329,9 @@ unsafe fn dot_32<K: Unpack32, S: Set, const N: usize>(
     }
 }
 
+/// Rows that memory is asked for at once: whole cache lines of the larger types.
+const ASKED_FOR: usize = 4;
+
 /// # Safety
 /// As [`super::Dot256`], and inlined into a function with the features of `S`.
 #[inline(always)]
@@ -349,8 +355,9 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
         let mut minimums = [[_mm256_setzero_si256(); TILE_ROWS]; N];
         let mut minimums_of_32 = [[_mm_setzero_si128(); TILE_ROWS]; N];
         let mut floats = [[0.0f32; TILE_ROWS]; 2];
+        let (ahead, bytes) = (ahead(rows), K::Format::TYPE.block_bytes());
         for b in 0..acts[0].scales.len() {
-            let offset = b * K::Format::TYPE.block_bytes();
+            let offset = b * bytes;
             let mut activations = [std::ptr::null::<u8>(); N];
             let (mut sums, mut sums_of_32) = ([_mm256_setzero_si256(); N], [_mm_setzero_si128(); N]);
             for t in 0..N {
@@ -361,6 +368,9 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
                 sums_of_32[t] = _mm_add_epi16(evens, odds);
             }
             for r in 0..TILE_ROWS {
+                if r % ASKED_FOR == 0 {
+                    prefetch(ahead.wrapping_add(TILE_ROWS * offset + r * bytes), ASKED_FOR * bytes);
+                }
                 let block = K::unpack(rows[r].add(offset), signed, &mut scratch);
                 if K::F16_AT.is_none() {
                     (floats[0][r], floats[1][r]) = (scratch.scale, scratch.minimum_scale);

@@ -25,23 +25,6 @@ pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
     }
 }
 
-/// Bytes from a row to the same row of the next tile, which is prefetched while this one is computed: rows of a
-/// tile lie one after the other in the file.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-fn next_tile(rows: &TileRows) -> usize {
-    (rows[1] as usize).wrapping_sub(rows[0] as usize).wrapping_mul(TILE_ROWS)
-}
-
-/// Asks for the cache lines of `len_bytes` bytes from `p` on; any address will do, a prefetch never faults.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-fn prefetch(p: *const u8, len_bytes: usize) {
-    for line in 0..len_bytes.div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(64 * line).cast());
-    }
-}
-
 /// Per 128 bits: `[a0 + a2, b0 + b2, a1 + a3, b1 + b3]`.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
@@ -128,7 +111,7 @@ unsafe fn pairs_32<F: Format32, D: Dp, const N: usize, const PAIRS: usize, const
     acc: &mut [__m256; N],
 ) {
     let pair_bytes = 64 / F::PARTS * F::TYPE.block_bytes() / F::TYPE.block_len();
-    let ahead = first / 2 * pair_bytes + next_tile(rows);
+    let ahead = x86::ahead(rows).wrapping_add(TILE_ROWS * (first / 2) * pair_bytes);
     let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; PAIRS]; N]>::uninit();
     let products = products.as_mut_ptr();
     // SAFETY: as the caller promises; all products are written before they are read.
@@ -140,7 +123,7 @@ unsafe fn pairs_32<F: Format32, D: Dp, const N: usize, const PAIRS: usize, const
             }
         }
         for (r, row) in rows.iter().enumerate() {
-            prefetch(row.wrapping_add(ahead), PAIRS * pair_bytes);
+            x86::prefetch(ahead.wrapping_add(r * PAIRS * pair_bytes), PAIRS * pair_bytes);
             for pair in 0..PAIRS {
                 let weights = F::pair_512(*row, units_of::<BOTH>(first + 2 * pair));
                 for t in 0..N {
@@ -226,7 +209,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
     out: &mut TileOut<N>,
 ) {
     let bytes = F::TYPE.block_bytes();
-    let ahead = next_tile(rows);
+    let ahead = x86::ahead(rows);
     let mut block = Super::EMPTY;
     // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums; the caller has
     // the instruction set.
@@ -238,7 +221,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
             let (mut scales, mut minimum_scales) = ([0.0f32; TILE_ROWS], [0.0f32; TILE_ROWS]);
             for r in 0..TILE_ROWS {
                 let row = rows[r].add(b * bytes);
-                prefetch(row.wrapping_add(ahead), 128);
+                x86::prefetch(ahead.wrapping_add((TILE_ROWS * b + r) * bytes), bytes);
                 let quants = F::quarters_512(row, &mut block);
                 (scales[r], minimum_scales[r]) = (block.scale, block.minimum_scale);
                 let of_16 = _mm256_loadu_si256(block.scales.as_ptr().cast());
@@ -377,7 +360,7 @@ unsafe fn blocks_k4<D: Dp, const HIGH: bool, const N: usize, const COUNT: usize>
 ) {
     let bytes = if HIGH { 176 } else { 144 };
     let nibbles_at = if HIGH { 48 } else { 16 };
-    let ahead = next_tile(rows);
+    let ahead = x86::ahead(rows).wrapping_add(TILE_ROWS * first * bytes);
     let nibble = _mm512_set1_epi8(15);
     let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; COUNT]; N]>::uninit();
     let products = products.as_mut_ptr();
@@ -403,7 +386,7 @@ unsafe fn blocks_k4<D: Dp, const HIGH: bool, const N: usize, const COUNT: usize>
         }
         for (r, row) in rows.iter().enumerate() {
             let row = row.add(first * bytes);
-            prefetch(row.wrapping_add(ahead), COUNT * bytes);
+            x86::prefetch(ahead.wrapping_add(r * COUNT * bytes), COUNT * bytes);
             // d, dmin and 12 bytes of scales of each block; the last block stands in for those that are missing.
             let head = |j: usize| _mm_loadu_si128(row.add(bytes * j.min(COUNT - 1)).cast());
             let mut packed = _mm512_castsi128_si512(head(0));
@@ -573,7 +556,7 @@ unsafe fn blocks_q6_k<D: Dp, const N: usize, const COUNT: usize>(
     acc: &mut [__m256; N],
 ) {
     const BYTES: usize = 210;
-    let ahead = next_tile(rows);
+    let ahead = x86::ahead(rows).wrapping_add(TILE_ROWS * first * BYTES);
     let (pick_low, pick_high) = (packed_scales(0), packed_scales(8));
     let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; COUNT]; N]>::uninit();
     let products = products.as_mut_ptr();
@@ -582,7 +565,7 @@ unsafe fn blocks_q6_k<D: Dp, const N: usize, const COUNT: usize>(
     unsafe {
         for (r, row) in rows.iter().enumerate() {
             let row = row.add(first * BYTES);
-            prefetch(row.wrapping_add(ahead), COUNT * BYTES);
+            x86::prefetch(ahead.wrapping_add(r * COUNT * BYTES), COUNT * BYTES);
             for j in 0..COUNT {
                 let p = row.add(j * BYTES);
                 let weights = six_bits_512(p);

@@ -5,6 +5,28 @@
 use super::{TILE_ROWS, TileRows};
 use std::arch::x86_64::*;
 
+/// What to ask for while a tile is computed: memory from the middle of the next tile on, rows of a matrix lying one
+/// after the other. A kernel asks for as many bytes as it takes of all rows together, in the order of memory, which
+/// serves them faster than row by row. The next tile itself would be too near: its last row is asked for last, and
+/// needed as soon as its first.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn ahead(rows: &TileRows) -> *const u8 {
+    const DISTANCE_ROWS: usize = TILE_ROWS + TILE_ROWS / 2;
+    let row_bytes = (rows[1] as usize).wrapping_sub(rows[0] as usize);
+    rows[0].wrapping_add(row_bytes.wrapping_mul(DISTANCE_ROWS))
+}
+
+/// Asks for the cache lines of `len_bytes` bytes from `p` on, for the second-level cache: the first level has fewer
+/// requests under way than memory needs. Any address will do, a prefetch never faults.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn prefetch(p: *const u8, len_bytes: usize) {
+    for line in 0..len_bytes.div_ceil(64) {
+        _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(64 * line).cast());
+    }
+}
+
 /// Adds up half of the lanes of two rows, per 128 bits: `[a0 + a2, b0 + b2, a1 + a3, b1 + b3]`. Two shuffles and an
 /// add, where `vphaddd` is four steps.
 #[inline]
