@@ -205,6 +205,13 @@ impl Activations {
         }
     }
 
+    /// Scales and sums of all rows in super-blocks of 256, `[row][k / 256]` and `[row][k / 16]`.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn scales_and_sums_256(&self) -> (&[f32], &[[i16; 16]]) {
+        (&self.scales_256, self.sums_256.as_chunks().0)
+    }
+
     /// The quants of block `block` of row `row`, of [`PADDING`] rows of which reads stay inside the buffer when `row` is a
     /// multiple of it: neighbouring rows lie [`Activations::row_len`] bytes apart.
     #[cfg(target_arch = "x86_64")]

@@ -140,16 +140,18 @@ unsafe fn large<F: Format256, D: Dp, const P: usize>(
     for p in 0..P {
         weights[p] = panels[p].quants[0].as_ptr();
     }
-    // Steps of a group, and of a part of it that is summed up before the scale is applied: in 16 bits, where that many
-    // sums fit, so that one multiply-add of pairs applies it.
+    // Steps of a group, whose sum the scale is applied to: by one multiply-add of pairs where the sum fits 16 bits. A
+    // group of 32 is longer than that, and one product of 32 bits for all of it is as cheap as two of those.
     let steps = F::GROUP / 4;
-    let in_16_bits = i16::MAX as usize / (4 * 127 * F::MAX_QUANT as usize);
-    let part = if in_16_bits >= 4 { 4 } else { steps };
+    let in_16_bits = steps * 4 * 127 * F::MAX_QUANT as usize <= i16::MAX as usize;
+    let (k, n_blocks) = (acts.row_len(), acts.row_len() / PANEL_LEN);
+    let rows = acts.padded_quants_256(0, b);
+    let (scales, sums) = acts.scales_and_sums_256();
     for first in (0..n).step_by(WIDE) {
         // The last row stands in for those that are missing, and is not stored twice.
         let mut quants = [std::ptr::null(); WIDE];
         for t in 0..WIDE {
-            quants[t] = acts.row_256((first + t).min(n - 1)).quants[PANEL_LEN * b..].as_ptr();
+            quants[t] = rows.wrapping_add((first + t).min(n - 1) * k);
         }
         let mut totals = [[_mm512_setzero_si512(); WIDE]; P];
         // SAFETY: a plane has 64 steps, and so have 256 activations; a group of scales is 64 bytes.
@@ -160,15 +162,15 @@ unsafe fn large<F: Format256, D: Dp, const P: usize>(
                     _ => add_steps::<D, true, P>(&mut totals, &weights, &quants, 0, 64),
                 }
             } else {
-                for at in (0..64).step_by(part) {
+                for at in (0..64).step_by(steps) {
                     let mut sums = [[_mm512_setzero_si512(); WIDE]; P];
                     match F::MAX_QUANT {
-                        ..128 => add_steps::<D, false, P>(&mut sums, &weights, &quants, at, part),
-                        _ => add_steps::<D, true, P>(&mut sums, &weights, &quants, at, part),
+                        ..128 => add_steps::<D, false, P>(&mut sums, &weights, &quants, at, steps),
+                        _ => add_steps::<D, true, P>(&mut sums, &weights, &quants, at, steps),
                     }
                     for p in 0..P {
                         let scales = vector(&panels[p].scales[at / 4]);
-                        if in_16_bits >= 4 {
+                        if in_16_bits {
                             // The upper halves, which repeat the sign, count nothing.
                             let scales = _mm512_and_si512(scales, _mm512_set1_epi32(0xFFFF));
                             for t in 0..WIDE {
@@ -185,12 +187,16 @@ unsafe fn large<F: Format256, D: Dp, const P: usize>(
                 }
             }
         }
-        for t in 0..WIDE.min(n - first) {
-            let row = acts.row_256(first + t);
-            let sums = pair_sums::<F>(&row.sums.as_chunks::<16>().0[b]);
+        // Of a length that the compiler knows, so that totals stay in registers.
+        for t in 0..WIDE {
+            if first + t == n {
+                break;
+            }
+            let at = (first + t) * n_blocks + b;
+            let (scale, sums) = (scales[at], pair_sums::<F>(&sums[at]));
             for p in 0..P {
                 let out = &mut out[p * stride + first + t];
-                add_large::<F, Rows512<D>, D>(panels[p], totals[p][t], row.scales[b], &sums, out);
+                add_large::<F, Rows512<D>, D>(panels[p], totals[p][t], scale, &sums, out);
             }
         }
     }
