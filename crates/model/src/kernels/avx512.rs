@@ -102,50 +102,57 @@ impl Dp for NoVnni {
     }
 }
 
+/// The 32 bits at each pointer. One by one: a gather takes several times as long on AMD's processors, and on those of
+/// Intel's that are protected against leaks through it.
+///
+/// # Safety
+/// They are readable, and the machine has AVX-512.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn words_4(pointers: [*const u8; 4]) -> __m128i {
+    // SAFETY: as the caller promises.
+    let [a, b, c, d] = pointers.map(|p| unsafe { p.cast::<i32>().read_unaligned() });
+    _mm_setr_epi32(a, b, c, d)
+}
+
 /// The 32 bits at `offset` of each row.
 ///
 /// # Safety
-/// They are readable, rows lie at most 2 GiB from the first one, and the machine has AVX-512.
+/// As [`words_4`].
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-pub(super) unsafe fn gather_8(rows: &[*const u8; 8], offset: usize) -> __m256i {
+pub(super) unsafe fn words_8(rows: &[*const u8; 8], offset: usize) -> __m256i {
+    let at = |r: usize| rows[r].wrapping_add(offset);
     // SAFETY: as the caller promises.
-    unsafe { _mm256_i32gather_epi32::<1>(rows[0].add(offset).cast(), distances(rows)) }
+    unsafe {
+        let low = words_4([at(0), at(1), at(2), at(3)]);
+        _mm256_set_m128i(words_4([at(4), at(5), at(6), at(7)]), low)
+    }
 }
 
-/// How far each row lies from the first one, in bytes.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-fn distances(rows: &[*const u8; 8]) -> __m256i {
-    let first = _mm512_set1_epi64(rows[0] as i64);
-    // SAFETY: eight pointers are 64 bytes.
-    let all = unsafe { _mm512_loadu_si512(rows.as_ptr().cast()) };
-    _mm512_cvtepi64_epi32(_mm512_sub_epi64(all, first))
-}
-
-/// The 32 bits at `offset` in two units of `bytes` bytes of each row: those of the first unit in the lower half.
+/// The first 32 bits of two units of `bytes` bytes of each row: those of the first unit in the lower half.
 ///
 /// # Safety
-/// As [`gather_8`], for both units.
+/// As [`words_4`], for both units.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn gather_16(rows: &[*const u8; 8], units: [usize; 2], bytes: usize, offset: usize) -> __m512i {
-    let step = _mm256_set1_epi32(((units[1] - units[0]) * bytes) as i32);
-    let first = distances(rows);
-    let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(first), _mm256_add_epi32(first, step));
+unsafe fn words_16(rows: &[*const u8; 8], units: [usize; 2], bytes: usize) -> __m512i {
     // SAFETY: as the caller promises.
-    unsafe { _mm512_i32gather_epi32::<1>(both, rows[0].add(units[0] * bytes + offset).cast()) }
+    unsafe {
+        let first = _mm512_castsi256_si512(words_8(rows, units[0] * bytes));
+        _mm512_inserti64x4::<1>(first, words_8(rows, units[1] * bytes))
+    }
 }
 
 /// The f16 at the start of two units of `bytes` bytes of each row, widened: those of the first unit in the lower half.
 ///
 /// # Safety
-/// As [`gather_8`], for both units.
+/// As [`words_4`], for both units.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 pub(super) unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2], bytes: usize) -> [__m512; 2] {
     // SAFETY: as the caller promises.
-    let words = unsafe { gather_16(rows, units, bytes, 0) };
+    let words = unsafe { words_16(rows, units, bytes) };
     [_mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)), _mm512_setzero_ps()]
 }
 
@@ -161,11 +168,27 @@ pub(super) unsafe fn scales_and_minimums_512(
     bytes: usize,
 ) -> [__m512; 2] {
     // SAFETY: as the caller promises.
-    let words = unsafe { gather_16(rows, units, bytes, 0) };
+    let words = unsafe { words_16(rows, units, bytes) };
     [
         _mm512_cvtph_ps(_mm512_cvtepi32_epi16(words)),
         _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(words))),
     ]
+}
+
+/// The exponents at the start of two units of `bytes` bytes of each row, each as `e8m0_half` of `rawrz_gguf`.
+///
+/// # Safety
+/// As [`scales_512`].
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+pub(super) unsafe fn e8m0_scales_512(rows: &[*const u8; 8], units: [usize; 2], bytes: usize) -> __m512 {
+    let one = _mm512_set1_epi32(1);
+    // SAFETY: as the caller promises.
+    let exponents = _mm512_and_si512(unsafe { words_16(rows, units, bytes) }, _mm512_set1_epi32(0xFF));
+    let below_normal = _mm512_sllv_epi32(_mm512_set1_epi32(0x0020_0000), exponents);
+    let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(exponents, one));
+    let is_normal = _mm512_cmpgt_epi32_mask(exponents, one);
+    _mm512_castsi512_ps(_mm512_mask_mov_epi32(below_normal, is_normal, normal))
 }
 
 /// Nibbles of 16 bytes at each pointer: low halves, then high halves of the first, then of the second.

@@ -65,7 +65,7 @@ fn sums_of_8(low: __m512i, high: __m512i) -> __m256i {
     _mm256_add_epi32(_mm512_castsi512_si256(halves), _mm512_extracti64x4_epi64::<1>(halves))
 }
 
-/// Pairs of units that are read of one row before the next: stretches long enough for the processor to foresee.
+/// Pairs of units in one step of the loop, measured.
 const PAIRS: usize = 4;
 
 /// The types of 32: two units of each row in a vector.
@@ -112,36 +112,36 @@ unsafe fn pairs_32<F: Format32, D: Dp, const N: usize, const PAIRS: usize, const
 ) {
     let pair_bytes = 64 / F::PARTS * F::TYPE.block_bytes() / F::TYPE.block_len();
     let ahead = x86::ahead(rows).wrapping_add(TILE_ROWS * (first / 2) * pair_bytes);
-    let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; PAIRS]; N]>::uninit();
-    let products = products.as_mut_ptr();
-    // SAFETY: as the caller promises; all products are written before they are read.
+    // SAFETY: as the caller promises.
     unsafe {
-        let mut quants = [[_mm512_setzero_si512(); PAIRS]; N];
-        for t in 0..N {
-            for pair in 0..PAIRS {
-                quants[t][pair] = quants_of::<F, BOTH>(&acts[t], first + 2 * pair);
-            }
-        }
-        for (r, row) in rows.iter().enumerate() {
-            x86::prefetch(ahead.wrapping_add(r * PAIRS * pair_bytes), PAIRS * pair_bytes);
-            for pair in 0..PAIRS {
-                let weights = F::pair_512(*row, units_of::<BOTH>(first + 2 * pair));
-                for t in 0..N {
-                    let zero = _mm512_setzero_si512();
-                    (*products)[t][pair][r] = match F::MAX_QUANT {
-                        ..128 => D::dp(zero, weights, quants[t][pair]),
-                        _ => D::dp_8_bit(zero, weights, quants[t][pair]),
-                    };
-                }
-            }
-        }
         for pair in 0..PAIRS {
             let units = units_of::<BOTH>(first + 2 * pair);
             let blocks = [units[0] / F::PARTS, units[1] / F::PARTS];
+            let mut quants = [_mm512_setzero_si512(); N];
+            for t in 0..N {
+                quants[t] = quants_of::<F, BOTH>(&acts[t], units[0]);
+            }
+            x86::prefetch(ahead.wrapping_add(TILE_ROWS * pair * pair_bytes), TILE_ROWS * pair_bytes);
+            // Four rows are folded as soon as they are there: with all eight alive, registers would not do.
+            let mut halves = [[_mm512_setzero_si512(); 2]; N];
+            for half in 0..2 {
+                let mut products = [[_mm512_setzero_si512(); 4]; N];
+                for i in 0..4 {
+                    let weights = F::pair_512(rows[4 * half + i], units);
+                    for t in 0..N {
+                        products[t][i] = match F::MAX_QUANT {
+                            ..128 => D::dp(products[t][i], weights, quants[t]),
+                            _ => D::dp_8_bit(products[t][i], weights, quants[t]),
+                        };
+                    }
+                }
+                for t in 0..N {
+                    halves[t][half] = fold_4(products[t]);
+                }
+            }
             let [scales, minimums] = F::scales_512(rows, units);
             for t in 0..N {
-                let [a, b, c, d, e, f, g, h] = (*products)[t][pair];
-                let mut sums = halves_of_8(fold_4([a, b, c, d]), fold_4([e, f, g, h]));
+                let mut sums = halves_of_8(halves[t][0], halves[t][1]);
                 if F::OFFSET != 0 {
                     let of_block = |i: usize| *acts[t].sums.get_unchecked(blocks[i]) * i32::from(F::OFFSET);
                     sums = _mm512_sub_epi32(sums, of_halves(of_block(0), of_block(1)));
@@ -590,7 +590,7 @@ unsafe fn blocks_q6_k<D: Dp, const N: usize, const COUNT: usize>(
         }
         for j in 0..COUNT {
             // The scale is the upper half of the last 32 bits of a block.
-            let words = gather_8(rows, (first + j) * BYTES + 206);
+            let words = words_8(rows, (first + j) * BYTES + 206);
             let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(words)));
             for t in 0..N {
                 let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + j));

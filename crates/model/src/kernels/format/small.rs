@@ -8,7 +8,7 @@ use rawrz_gguf::quant::tables::{FP4_VALUES, IQ4_VALUES};
 use rawrz_gguf::quant::{e8m0_half, ue4m3_half};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m512, __m512i, _mm512_loadu_ps, _mm512_set1_epi8, _mm512_setzero_ps, _mm512_xor_si512,
+    __m512, __m512i, _mm512_set1_epi8, _mm512_setzero_ps, _mm512_xor_si512,
 };
 
 /// Block `index` of a row of blocks of `N` bytes.
@@ -278,15 +278,8 @@ impl Format32 for MXFP4 {
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
     unsafe fn scales_512(rows: &[*const u8; 8], units: [usize; 2]) -> [__m512; 2] {
-        let mut scales = [0.0; 16];
-        for (half, unit) in units.into_iter().enumerate() {
-            for (r, row) in rows.iter().enumerate() {
-                // SAFETY: as the caller promises.
-                scales[8 * half + r] = e8m0_half(unsafe { *row.add(17 * unit) });
-            }
-        }
-        // SAFETY: 16 floats.
-        unsafe { [_mm512_loadu_ps(scales.as_ptr()), _mm512_setzero_ps()] }
+        // SAFETY: as the caller promises.
+        [unsafe { avx512::e8m0_scales_512(rows, units, 17) }, _mm512_setzero_ps()]
     }
 }
 
