@@ -7,9 +7,7 @@ use rawrz_gguf::TensorType;
 use rawrz_gguf::quant::tables::{FP4_VALUES, IQ4_VALUES};
 use rawrz_gguf::quant::{e8m0_half, ue4m3_half};
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{
-    __m512, __m512i, _mm512_set1_epi8, _mm512_setzero_ps, _mm512_xor_si512,
-};
+use std::arch::x86_64::{__m512, __m512i, _mm512_set1_epi8, _mm512_setzero_ps, _mm512_xor_si512};
 
 /// Block `index` of a row of blocks of `N` bytes.
 #[inline(always)]
