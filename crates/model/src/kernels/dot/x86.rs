@@ -19,11 +19,11 @@ pub(super) fn ahead(rows: &TileRows) -> *const u8 {
 
 /// Asks for the cache lines of `len_bytes` bytes from `p` on, for the second-level cache: the first level has fewer
 /// requests under way than memory needs. Any address will do, a prefetch never faults.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn prefetch(p: *const u8, len_bytes: usize) {
+#[inline(always)]
+pub(in super::super) fn prefetch(p: *const u8, len_bytes: usize) {
     for line in 0..len_bytes.div_ceil(64) {
-        _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(64 * line).cast());
+        // SAFETY: every x86-64 processor has the instruction.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(64 * line).cast()) };
     }
 }
 

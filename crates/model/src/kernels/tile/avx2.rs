@@ -269,15 +269,6 @@ unsafe fn fill_256<K: Unpack256>(panel: &mut Panel, rows: &[*const u8; PANEL_ROW
     }
 }
 
-/// Asks for the cache lines of `len_bytes` bytes from `p` on; any address will do, a prefetch never faults.
-#[inline(always)]
-fn prefetch(p: *const u8, len_bytes: usize) {
-    for line in 0..len_bytes.div_ceil(64) {
-        // SAFETY: every x86-64 processor has the instruction.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(p.wrapping_add(64 * line).cast()) };
-    }
-}
-
 /// Stores 32 quants of eight rows as eight steps from step `first` on.
 ///
 /// # Safety

@@ -4,6 +4,7 @@
 use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, Task, n_pairs};
 use crate::kernels::activations::Activations;
 use crate::kernels::avx512::*;
+use crate::kernels::dot::x86::prefetch;
 use crate::kernels::format::*;
 use std::arch::x86_64::*;
 use std::array::from_fn;
@@ -225,10 +226,8 @@ unsafe fn fill_256<F: Format256, M: Multiply>(panel: &mut Panel, blocks: &[*cons
                     _ => _mm512_castsi256_si512(of_16),
                 };
             }
-            for line in 0..F::TYPE.block_bytes().div_ceil(64) {
-                // The next block of the row: so many rows at once are too many for the processor to foresee.
-                _mm_prefetch::<_MM_HINT_T1>(blocks[r].wrapping_add(F::TYPE.block_bytes() + 64 * line).cast());
-            }
+            // The next block of the row: so many rows at once are too many for the processor to foresee.
+            prefetch(blocks[r].wrapping_add(F::TYPE.block_bytes()), F::TYPE.block_bytes());
         }
         panel.unit_scales[0][r] = block.scale;
         panel.unit_minimums[0][r] = block.minimum_scale;
@@ -264,9 +263,8 @@ unsafe fn fill_32<F: Format32>(
     let bytes_of = |unit: usize| unit / F::PARTS * 32 / F::TYPE.block_len() * F::TYPE.block_bytes();
     for row in rows {
         // The next units of the row: so many rows at once are too many for the processor to foresee.
-        for at in (bytes_of(first + n)..bytes_of(first + 2 * n) + 64).step_by(64) {
-            _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast());
-        }
+        let next = bytes_of(first + n);
+        prefetch(row.wrapping_add(next), bytes_of(first + 2 * n) + 64 - next);
     }
     let halves: [[*const u8; 8]; 2] = [from_fn(|r| rows[r]), from_fn(|r| rows[8 + r])];
     for pair in 0..n.div_ceil(2) {
