@@ -3,6 +3,7 @@
 use super::float::{BLOCK_32, BLOCK_256, Ops};
 use super::matmul::Precision;
 use super::pool::Pool;
+use super::tile;
 
 /// Quantized rows are padded to a multiple of this many, for kernels that read whole tiles of rows. What the padding
 /// holds is of no account.
@@ -41,6 +42,13 @@ pub(crate) struct Row256<'a> {
     pub(crate) scales: &'a [f32],
     /// Sum of each 16 quants, `[k / 16]`.
     pub(crate) sums: &'a [i16],
+    /// The quants once more, `[k]`, with the second and third of each four groups of 32 exchanged: as the low and high
+    /// nibbles of 64 bytes of `Q4_K` and `Q5_K` meet them. Empty unless the rows are few: fewer than panels take.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) quants_by_nibble: &'a [i8],
+    /// Sum of each 32 quants, `[k / 32]`, if there are those by nibble.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) sums_of_32: &'a [i16],
 }
 
 /// `n_rows` rows of `row_len` floats and their quantized forms. The buffers are kept from one use to the next.
@@ -56,6 +64,10 @@ pub(crate) struct Activations {
     quants_256: Vec<i8>,
     scales_256: Vec<f32>,
     sums_256: Vec<i16>,
+    #[cfg(target_arch = "x86_64")]
+    quants_by_nibble: Vec<i8>,
+    #[cfg(target_arch = "x86_64")]
+    sums_of_32: Vec<i16>,
     has_32: bool,
     has_256: bool,
     precision: Precision,
@@ -75,8 +87,10 @@ impl Activations {
     pub(crate) fn bytes(row_len: usize, n_rows: usize, n_parts: usize) -> u64 {
         let values = row_len as u64 * n_rows as u64;
         let padding = row_len as u64 * (n_parts * (PADDING - 1)) as u64;
-        // Floats, two i8 copies, and per-block fields: 12 bytes per 32 values, 36 per 256.
-        values * 4 + (values + padding) * 2 + values.div_ceil(32) * 17
+        let by_nibble = row_len as u64 * n_rows.min(tile::LEAST_ROWS - 1) as u64 * n_parts as u64;
+        // Floats, two i8 copies, and per-block fields: 12 bytes per 32 values, 36 per 256. A third copy of few rows, and
+        // two bytes per 32 of them.
+        values * 4 + (values + padding) * 2 + values.div_ceil(32) * 17 + by_nibble + by_nibble.div_ceil(16)
     }
 
     /// Takes new rows: `x` holds `n_rows` rows of one length.
@@ -165,7 +179,24 @@ impl Activations {
         pool.run_on(&mut rows, &|(((x, quants), scales), sums)| {
             ops.quantize_256(x, quants, scales, sums);
         });
+        #[cfg(target_arch = "x86_64")]
+        self.order_by_nibble();
         self.has_256 = true;
+    }
+
+    /// For kernels of few rows, which is soon done.
+    #[cfg(target_arch = "x86_64")]
+    fn order_by_nibble(&mut self) {
+        let len = if self.n_rows < tile::LEAST_ROWS { self.row_len * self.n_rows } else { 0 };
+        self.quants_by_nibble.resize(len, 0);
+        self.sums_of_32.resize(len / 32, 0);
+        let quants = self.quants_256[..len].as_chunks::<32>().0;
+        for (i, to) in self.quants_by_nibble.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+            *to = quants[i / 4 * 4 + [0, 2, 1, 3][i % 4]];
+        }
+        for (sum, of_16) in self.sums_of_32.iter_mut().zip(self.sums_256.as_chunks::<2>().0) {
+            *sum = of_16[0] + of_16[1];
+        }
     }
 
     /// Row `row` as floats.
@@ -202,6 +233,10 @@ impl Activations {
             quants: &self.quants_256[row * k..][..k],
             scales: &self.scales_256[row * blocks..][..blocks],
             sums: &self.sums_256[row * k / 16..][..k / 16],
+            #[cfg(target_arch = "x86_64")]
+            quants_by_nibble: self.quants_by_nibble.get(row * k..(row + 1) * k).unwrap_or_default(),
+            #[cfg(target_arch = "x86_64")]
+            sums_of_32: self.sums_of_32.get(row * k / 32..(row + 1) * k / 32).unwrap_or_default(),
         }
     }
 

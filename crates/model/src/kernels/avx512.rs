@@ -109,7 +109,7 @@ impl Dp for NoVnni {
 /// They are readable, and the machine has AVX-512.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn words_4(pointers: [*const u8; 4]) -> __m128i {
+pub(super) unsafe fn words_4(pointers: [*const u8; 4]) -> __m128i {
     // SAFETY: as the caller promises.
     let [a, b, c, d] = pointers.map(|p| unsafe { p.cast::<i32>().read_unaligned() });
     _mm_setr_epi32(a, b, c, d)

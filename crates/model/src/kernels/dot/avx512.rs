@@ -246,7 +246,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
                         let wide = _mm512_castsi256_si512(of_16);
                         let low = _mm512_permutexvar_epi16(packed_scales(0), wide);
                         let high = _mm512_permutexvar_epi16(packed_scales(8), wide);
-                        scaled::<D>(products, low, high)
+                        scaled::<D>(packed_16(products), low, high)
                     } else {
                         let mut sum = _mm512_setzero_si512();
                         for (quarter, products) in products.into_iter().enumerate() {
@@ -306,25 +306,77 @@ fn sum_rows(rows: [__m512i; TILE_ROWS]) -> __m256i {
     sums_of_8(fold_4([a, b, c, d]), fold_4([e, f, g, h]))
 }
 
-/// Four products a lane of two vectors, packed to 16 bits and multiplied with the scales `low` and `high`, which
-/// count for the lanes of `d[0]`, `d[1]` and of `d[2]`, `d[3]` as packing leaves them.
+/// Four products a lane, packed to 16 bits.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn scaled<D: Dp>(d: [__m512i; 4], low: __m512i, high: __m512i) -> __m512i {
-    // SAFETY: the caller has the instruction set.
-    unsafe {
-        let sum = _mm512_madd_epi16(_mm512_packs_epi32(d[0], d[1]), low);
-        D::dp_16(sum, _mm512_packs_epi32(d[2], d[3]), high)
-    }
+fn packed_16(d: [__m512i; 4]) -> [__m512i; 2] {
+    [_mm512_packs_epi32(d[0], d[1]), _mm512_packs_epi32(d[2], d[3])]
 }
 
-/// Blocks that are read of one row before the next.
-const BLOCKS: usize = 4;
-
-/// `Q4_K` and `Q5_K`: `HIGH` says whether there are fifth bits. Scales are unpacked for four blocks of a row at once.
+/// [Packed](packed_16) products multiplied with the scales `low` and `high`, which lie as packing leaves them, and
+/// added up in pairs.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
+unsafe fn scaled<D: Dp>(packed: [__m512i; 2], low: __m512i, high: __m512i) -> __m512i {
+    // SAFETY: the caller has the instruction set.
+    unsafe { D::dp_16(_mm512_madd_epi16(packed[0], low), packed[1], high) }
+}
+
+/// Blocks that are summed up together; with several rows of activations, those that are read of one row of weights
+/// before the next.
+const BLOCKS: usize = 4;
+
+/// Blocks that are read of one row before the next with one row of activations: so many that rows of 4,096 weights
+/// are one stream of memory, so few that what is kept of them stays in the first-level cache.
+const RUN: usize = 16;
+
+/// A type of 256 with code of its own.
+trait Own {
+    const BYTES: usize;
+    const HAS_MINIMUMS: bool;
+
+    /// Four blocks of activations as [`Own::sums`] takes them.
+    type Acts;
+
+    /// # Safety
+    /// Blocks `first` to `first + 3` are there, and the caller has the instruction set.
+    unsafe fn acts(acts: &Row256<'_>, first: usize) -> Self::Acts;
+
+    /// # Safety
+    /// `blocks` starts four blocks, the activations are there, and the caller has the instruction set.
+    unsafe fn sums<D: Dp>(blocks: *const u8, acts: &Self::Acts) -> Sums;
+
+    /// The scales of a block of each row, and what their minimums are multiplied with, from the words of [`Sums`].
+    ///
+    /// # Safety
+    /// The caller has the instruction set.
+    unsafe fn scales(words: __m256i) -> [__m256; 2];
+
+    /// Adds `COUNT` (at most four) blocks from block `first` on.
+    ///
+    /// # Safety
+    /// Every row, and every row of activations, has these blocks; the caller has the instruction set.
+    unsafe fn add_blocks<D: Dp, const N: usize, const COUNT: usize>(
+        rows: &TileRows,
+        acts: &[Row256<'_>; N],
+        first: usize,
+        acc: &mut [__m256; N],
+    );
+}
+
+/// Of each of four blocks of a row, 32 bits.
+struct Sums {
+    /// Products times the scales of their groups.
+    products: __m128i,
+    /// Activations times the minimums of their groups.
+    minimums: __m128i,
+    /// Where the scale of the block is.
+    words: __m128i,
+}
+
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn dot_own<O: Own, D: Dp, const N: usize>(
     rows: &TileRows,
     acts: [Row256<'_>; N],
     out: &mut TileOut<N>,
@@ -334,11 +386,23 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
     let mut acc = [_mm256_setzero_ps(); N];
     // SAFETY: every row has a block for each block of activations; the caller has the instruction set.
     unsafe {
-        for first in (0..whole).step_by(BLOCKS) {
-            blocks_k4::<D, HIGH, N, BLOCKS>(rows, &acts, first, &mut acc);
+        if N == 1 {
+            // Rows that are one run are one stream of memory, for which little in advance is best; of others the next
+            // tile must be there in whole. Not a multiple of 4096 more: such addresses share a set of the cache.
+            let tile = if n_blocks > RUN { TILE_ROWS * n_blocks * O::BYTES } else { 0 };
+            let next = tile + (7 << 10);
+            for first in (0..whole).step_by(RUN) {
+                let n_steps = (whole - first).min(RUN) / BLOCKS;
+                let ahead = rows[0].wrapping_add(next + TILE_ROWS * first * O::BYTES);
+                acc[0] = add_run::<O, D>(rows, &acts[0], first, n_steps, ahead, acc[0]);
+            }
+        } else {
+            for first in (0..whole).step_by(BLOCKS) {
+                O::add_blocks::<D, N, BLOCKS>(rows, &acts, first, &mut acc);
+            }
         }
         for first in whole..n_blocks {
-            blocks_k4::<D, HIGH, N, 1>(rows, &acts, first, &mut acc);
+            O::add_blocks::<D, N, 1>(rows, &acts, first, &mut acc);
         }
         for (out, acc) in out.iter_mut().zip(acc) {
             _mm256_storeu_ps(out.as_mut_ptr(), acc);
@@ -346,105 +410,268 @@ unsafe fn dot_k4<D: Dp, const HIGH: bool, const N: usize>(
     }
 }
 
-/// Adds `COUNT` (at most four) blocks from block `first` on.
+/// Adds `n_steps` times four blocks from block `first` on, row after row, and asks for as much memory from `ahead` on.
 ///
 /// # Safety
-/// Every row, and every row of activations, has these blocks.
+/// Every row, and the activations, have these blocks, at most [`RUN`]; the caller has the instruction set.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn blocks_k4<D: Dp, const HIGH: bool, const N: usize, const COUNT: usize>(
+unsafe fn add_run<O: Own, D: Dp>(
     rows: &TileRows,
-    acts: &[Row256<'_>; N],
+    acts: &Row256<'_>,
     first: usize,
-    acc: &mut [__m256; N],
-) {
-    let bytes = if HIGH { 176 } else { 144 };
-    let nibbles_at = if HIGH { 48 } else { 16 };
-    let ahead = x86::ahead(rows).wrapping_add(TILE_ROWS * first * bytes);
-    let nibble = _mm512_set1_epi8(15);
-    let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; COUNT]; N]>::uninit();
-    let products = products.as_mut_ptr();
-    let mut minimums = [[_mm512_setzero_si512(); TILE_ROWS]; N];
-    let mut heads = [_mm512_setzero_si512(); TILE_ROWS];
-    // SAFETY: as the caller promises; a block has 256 quants and 16 sums, and all products are written before they are
-    // read.
+    n_steps: usize,
+    ahead: *const u8,
+    mut acc: __m256,
+) -> __m256 {
+    const STEPS: usize = RUN / BLOCKS;
+    let step_bytes = BLOCKS * O::BYTES;
+    let mut of_acts: [MaybeUninit<O::Acts>; STEPS] = [const { MaybeUninit::uninit() }; STEPS];
+    let mut products = [[MaybeUninit::<__m128i>::uninit(); TILE_ROWS]; STEPS];
+    let mut minimums = [[MaybeUninit::<__m128i>::uninit(); TILE_ROWS]; STEPS];
+    let mut words = [[MaybeUninit::<__m128i>::uninit(); TILE_ROWS]; STEPS];
+    // SAFETY: as the caller promises; what is read of a step was written for all rows.
     unsafe {
-        // Groups of 32 as nibbles come out of 64 bytes: 0 and 2, 1 and 3, 4 and 6, 5 and 7.
-        let mut quants = [[[_mm512_setzero_si512(); 4]; COUNT]; N];
-        let mut sums = [_mm512_setzero_si512(); N];
-        for t in 0..N {
-            for j in 0..COUNT {
-                let at = acts[t].quants.as_ptr().add(256 * (first + j)).cast::<u8>();
-                quants[t][j] = [
-                    join_512(at, at.add(64)),
-                    join_512(at.add(32), at.add(96)),
-                    join_512(at.add(128), at.add(192)),
-                    join_512(at.add(160), at.add(224)),
-                ];
-            }
-            sums[t] = sums_of_32(&acts[t], first, COUNT);
+        for step in 0..n_steps {
+            of_acts[step].write(O::acts(acts, first + BLOCKS * step));
         }
         for (r, row) in rows.iter().enumerate() {
-            let row = row.add(first * bytes);
-            x86::prefetch(ahead.wrapping_add(r * COUNT * bytes), COUNT * bytes);
-            // d, dmin and 12 bytes of scales of each block; the last block stands in for those that are missing.
-            let head = |j: usize| _mm_loadu_si128(row.add(bytes * j.min(COUNT - 1)).cast());
-            let mut packed = _mm512_castsi128_si512(head(0));
-            packed = _mm512_inserti32x4::<1>(packed, head(1));
-            packed = _mm512_inserti32x4::<2>(packed, head(2));
-            packed = _mm512_inserti32x4::<3>(packed, head(3));
-            heads[r] = packed;
-            let (scales, minimums_of_32) = six_bits_of_4(packed);
-            for t in 0..N {
-                minimums[t][r] = _mm512_madd_epi16(minimums_of_32, sums[t]);
-            }
-            for j in 0..COUNT {
-                let p = row.add(j * bytes);
-                let low = _mm512_loadu_si512(p.add(nibbles_at).cast());
-                let high = _mm512_loadu_si512(p.add(nibbles_at + 64).cast());
-                let mut weights = [
-                    _mm512_and_si512(low, nibble),
-                    _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble),
-                    _mm512_and_si512(high, nibble),
-                    _mm512_and_si512(_mm512_srli_epi16::<4>(high), nibble),
-                ];
-                if HIGH {
-                    // Bit j of high byte i is for weight i of group j.
-                    let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(p.add(16).cast()));
-                    let groups = [(1, 4), (2, 8), (16, 64), (32, -128)];
-                    for (weights, (low, high)) in weights.iter_mut().zip(groups) {
-                        let bit = _mm512_inserti64x4::<1>(_mm512_set1_epi8(low), _mm256_set1_epi8(high));
-                        let set = _mm512_test_epi8_mask(bits, bit);
-                        *weights = _mm512_mask_add_epi8(*weights, set, *weights, _mm512_set1_epi8(16));
-                    }
+            for step in 0..n_steps {
+                x86::prefetch(ahead.wrapping_add((r * n_steps + step) * step_bytes), step_bytes);
+                let blocks = row.add(first * O::BYTES + step * step_bytes);
+                let sums = O::sums::<D>(blocks, of_acts[step].assume_init_ref());
+                products[step][r].write(sums.products);
+                words[step][r].write(sums.words);
+                if O::HAS_MINIMUMS {
+                    minimums[step][r].write(sums.minimums);
                 }
+            }
+        }
+        for step in 0..n_steps {
+            let (products, words) = (transposed(&products[step]), transposed(&words[step]));
+            let minimums = if O::HAS_MINIMUMS { transposed(&minimums[step]) } else { products };
+            for j in 0..BLOCKS {
+                let [scales, minimum_scales] = O::scales(words[j]);
+                let of_acts = _mm256_set1_ps(*acts.scales.get_unchecked(first + BLOCKS * step + j));
+                acc = _mm256_fmadd_ps(_mm256_mul_ps(scales, of_acts), _mm256_cvtepi32_ps(products[j]), acc);
+                if O::HAS_MINIMUMS {
+                    let minimums = _mm256_cvtepi32_ps(minimums[j]);
+                    acc = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, of_acts), minimums, acc);
+                }
+            }
+        }
+    }
+    acc
+}
+
+/// From 32 bits of four blocks of each row: of each block, those of all rows.
+///
+/// # Safety
+/// They were written.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn transposed(rows: &[MaybeUninit<__m128i>; TILE_ROWS]) -> [__m256i; BLOCKS] {
+    let two_blocks = |first: i32| {
+        let four_rows = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+        _mm512_add_epi32(four_rows, _mm512_set1_epi32(first))
+    };
+    // SAFETY: eight times 128 bits, written, as the caller promises.
+    unsafe {
+        let rows = rows.as_ptr().cast::<__m512i>();
+        let (low, high) = (_mm512_loadu_si512(rows), _mm512_loadu_si512(rows.add(1)));
+        let first = _mm512_permutex2var_epi32(low, two_blocks(0), high);
+        let last = _mm512_permutex2var_epi32(low, two_blocks(2), high);
+        [
+            _mm512_castsi512_si256(first),
+            _mm512_extracti64x4_epi64::<1>(first),
+            _mm512_castsi512_si256(last),
+            _mm512_extracti64x4_epi64::<1>(last),
+        ]
+    }
+}
+
+/// Adds up four parts of 128 bits.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn add_quarters(parts: __m512i) -> __m128i {
+    let halves = _mm256_add_epi32(_mm512_castsi512_si256(parts), _mm512_extracti64x4_epi64::<1>(parts));
+    _mm_add_epi32(_mm256_castsi256_si128(halves), _mm256_extracti128_si256::<1>(halves))
+}
+
+/// The 32 bits at each quarter's place in other quarters: word w of quarter q is word q of quarter w.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn transposed_quarters(words: __m512i) -> __m512i {
+    _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), words)
+}
+
+/// `Q4_K`, and with `HIGH` `Q5_K`, which has a fifth bit for each quant.
+struct K4<const HIGH: bool>;
+
+impl<const HIGH: bool> K4<HIGH> {
+    /// The quants of a block as their nibbles come out of 64 bytes: groups 0 and 2, 1 and 3, 4 and 6, 5 and 7.
+    ///
+    /// # Safety
+    /// `block` starts a block.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn quants(block: *const u8) -> [__m512i; 4] {
+        let nibbles_at = if HIGH { 48 } else { 16 };
+        let nibble = _mm512_set1_epi8(15);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let low = _mm512_loadu_si512(block.add(nibbles_at).cast());
+            let high = _mm512_loadu_si512(block.add(nibbles_at + 64).cast());
+            let mut quants = [
+                _mm512_and_si512(low, nibble),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble),
+                _mm512_and_si512(high, nibble),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(high), nibble),
+            ];
+            if HIGH {
+                // Bit j of high byte i is for weight i of group j.
+                let bits = _mm512_broadcast_i64x4(_mm256_loadu_si256(block.add(16).cast()));
+                let groups = [(1, 4), (2, 8), (16, 64), (32, -128)];
+                for (quants, (low, high)) in quants.iter_mut().zip(groups) {
+                    let bit = _mm512_inserti64x4::<1>(_mm512_set1_epi8(low), _mm256_set1_epi8(high));
+                    let set = _mm512_test_epi8_mask(bits, bit);
+                    *quants = _mm512_mask_add_epi8(*quants, set, *quants, _mm512_set1_epi8(16));
+                }
+            }
+            quants
+        }
+    }
+
+    /// d, dmin and 12 bytes of scales of each of `COUNT` blocks; the last block stands in for those that are missing.
+    ///
+    /// # Safety
+    /// `blocks` starts so many blocks.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn heads<const COUNT: usize>(blocks: *const u8) -> __m512i {
+        // SAFETY: as the caller promises.
+        let head = |j: usize| unsafe { x86::load_128(blocks.add(Self::BYTES * j.min(COUNT - 1))) };
+        let mut heads = _mm512_castsi128_si512(head(0));
+        heads = _mm512_inserti32x4::<1>(heads, head(1));
+        heads = _mm512_inserti32x4::<2>(heads, head(2));
+        _mm512_inserti32x4::<3>(heads, head(3))
+    }
+}
+
+impl<const HIGH: bool> Own for K4<HIGH> {
+    const BYTES: usize = if HIGH { 176 } else { 144 };
+    const HAS_MINIMUMS: bool = true;
+    /// Quants by nibble, and sums of 32, those of a block in 128 bits.
+    type Acts = (*const i8, __m512i);
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn acts(acts: &Row256<'_>, first: usize) -> Self::Acts {
+        let quants = &acts.quants_by_nibble[256 * first..][..256 * BLOCKS];
+        (quants.as_ptr(), sums_of_32::<BLOCKS>(acts, first))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn sums<D: Dp>(blocks: *const u8, (acts, sums_of_acts): &Self::Acts) -> Sums {
+        let zero = _mm512_setzero_si512();
+        // SAFETY: as the caller promises.
+        unsafe {
+            // In the order of memory: heads, which are in between, come last.
+            let mut packed = [[zero; 2]; BLOCKS];
+            for j in 0..BLOCKS {
+                let weights = Self::quants(blocks.add(j * Self::BYTES));
+                let mut products = [zero; 4];
+                for i in 0..4 {
+                    let acts = _mm512_loadu_si512(acts.add(256 * j + 64 * i).cast());
+                    products[i] = D::dp(zero, weights[i], acts);
+                }
+                packed[j] = packed_16(products);
+            }
+            let heads = Self::heads::<BLOCKS>(blocks);
+            let (scales, minimums) = six_bits_of_4(heads);
+            let minimums = _mm512_madd_epi16(minimums, *sums_of_acts);
+            let mut products = [zero; BLOCKS];
+            for j in 0..BLOCKS {
                 let low = _mm512_permutexvar_epi16(group_scales(j, 0), scales);
                 let high = _mm512_permutexvar_epi16(group_scales(j, 4), scales);
-                for t in 0..N {
-                    let mut sums = [_mm512_setzero_si512(); 4];
-                    for i in 0..4 {
-                        sums[i] = D::dp(sums[i], weights[i], quants[t][j][i]);
-                    }
-                    (*products)[t][j][r] = scaled::<D>(sums, low, high);
-                }
+                products[j] = scaled::<D>(packed[j], low, high);
+            }
+            Sums {
+                products: add_quarters(fold_4(products)),
+                minimums: add_quarters(transposed_quarters(minimums)),
+                words: _mm512_castsi512_si128(transposed_quarters(heads)),
             }
         }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn scales(words: __m256i) -> [__m256; 2] {
         // d in the lower 16 bits, dmin in the upper ones.
-        let both = by_block(first_words_of_4(&heads[..4]), first_words_of_4(&heads[4..]));
-        let mut minimum_sums = [[_mm256_setzero_si256(); BLOCKS]; N];
-        for t in 0..N {
-            let [a, b, c, d, e, f, g, h] = minimums[t];
-            minimum_sums[t] = by_block(fold_4([a, b, c, d]), fold_4([e, f, g, h]));
-        }
-        for j in 0..COUNT {
-            let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(both[j]));
-            let minimum_scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(both[j])));
+        [words, _mm256_srli_epi32::<16>(words)].map(|words| _mm256_cvtph_ps(_mm256_cvtepi32_epi16(words)))
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn add_blocks<D: Dp, const N: usize, const COUNT: usize>(
+        rows: &TileRows,
+        acts: &[Row256<'_>; N],
+        first: usize,
+        acc: &mut [__m256; N],
+    ) {
+        let ahead = x86::ahead(rows).wrapping_add(TILE_ROWS * first * Self::BYTES);
+        let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; COUNT]; N]>::uninit();
+        let products = products.as_mut_ptr();
+        let mut minimums = [[_mm512_setzero_si512(); TILE_ROWS]; N];
+        let mut heads = [_mm512_setzero_si512(); TILE_ROWS];
+        // SAFETY: as the caller promises; all products are written before they are read.
+        unsafe {
+            let mut quants = [[[_mm512_setzero_si512(); 4]; COUNT]; N];
+            let mut sums = [_mm512_setzero_si512(); N];
             for t in 0..N {
-                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + j));
-                let sums = _mm256_cvtepi32_ps(sum_rows((*products)[t][j]));
-                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
-                let sums = _mm256_cvtepi32_ps(minimum_sums[t][j]);
-                acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
+                let of_blocks = &acts[t].quants_by_nibble[256 * first..][..256 * COUNT];
+                for (i, of_64) in of_blocks.chunks_exact(64).enumerate() {
+                    quants[t][i / 4][i % 4] = _mm512_loadu_si512(of_64.as_ptr().cast());
+                }
+                sums[t] = sums_of_32::<COUNT>(&acts[t], first);
+            }
+            for (r, row) in rows.iter().enumerate() {
+                let row = row.add(first * Self::BYTES);
+                x86::prefetch(ahead.wrapping_add(r * COUNT * Self::BYTES), COUNT * Self::BYTES);
+                heads[r] = Self::heads::<COUNT>(row);
+                let (scales, minimums_of_32) = six_bits_of_4(heads[r]);
+                for t in 0..N {
+                    minimums[t][r] = _mm512_madd_epi16(minimums_of_32, sums[t]);
+                }
+                for j in 0..COUNT {
+                    let weights = Self::quants(row.add(j * Self::BYTES));
+                    let low = _mm512_permutexvar_epi16(group_scales(j, 0), scales);
+                    let high = _mm512_permutexvar_epi16(group_scales(j, 4), scales);
+                    for t in 0..N {
+                        let mut sums = [_mm512_setzero_si512(); 4];
+                        for i in 0..4 {
+                            sums[i] = D::dp(sums[i], weights[i], quants[t][j][i]);
+                        }
+                        (*products)[t][j][r] = scaled::<D>(packed_16(sums), low, high);
+                    }
+                }
+            }
+            let words = by_block(first_words_of_4(&heads[..4]), first_words_of_4(&heads[4..]));
+            let mut minimum_sums = [[_mm256_setzero_si256(); BLOCKS]; N];
+            for t in 0..N {
+                let [a, b, c, d, e, f, g, h] = minimums[t];
+                minimum_sums[t] = by_block(fold_4([a, b, c, d]), fold_4([e, f, g, h]));
+            }
+            for j in 0..COUNT {
+                let [scales, minimum_scales] = Self::scales(words[j]);
+                for t in 0..N {
+                    let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + j));
+                    let sums = _mm256_cvtepi32_ps(sum_rows((*products)[t][j]));
+                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
+                    let sums = _mm256_cvtepi32_ps(minimum_sums[t][j]);
+                    acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
+                }
             }
         }
     }
@@ -504,98 +731,139 @@ fn group_scales(block: usize, first: usize) -> __m512i {
     _mm512_setr_epi64(group(0), group(1), group(0), group(1), group(2), group(3), group(2), group(3))
 }
 
-/// Sums of each 32 activations of `n` blocks from block `first` on, as eight 16-bit integers (at most 32 * 127) in
-/// 128 bits a block.
-///
-/// # Safety
-/// The blocks are there, at most four.
+/// Sums of each 32 activations of `COUNT` blocks (at most four) from block `first` on, as eight 16-bit integers (at
+/// most 32 * 127) in 128 bits a block.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn sums_of_32(acts: &Row256<'_>, first: usize, n: usize) -> __m512i {
-    let mut sums = [_mm_setzero_si128(); BLOCKS];
-    for (j, sums) in sums.iter_mut().enumerate().take(n) {
-        // SAFETY: a block has 16 sums.
-        let of_16 = unsafe { _mm256_loadu_si256(acts.sums.as_ptr().add(16 * (first + j)).cast()) };
-        *sums = _mm_hadd_epi16(_mm256_castsi256_si128(of_16), _mm256_extracti128_si256::<1>(of_16));
-    }
-    // SAFETY: four times 128 bits.
-    unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
+fn sums_of_32<const COUNT: usize>(acts: &Row256<'_>, first: usize) -> __m512i {
+    let sums = &acts.sums_of_32[8 * first..][..8 * COUNT];
+    let there = u32::MAX >> (32 - 8 * COUNT);
+    // SAFETY: what is loaded lies in the slice.
+    unsafe { _mm512_maskz_loadu_epi16(there, sums.as_ptr()) }
 }
 
 /// `Q6_K`.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn dot_q6_k<D: Dp, const N: usize>(rows: &TileRows, acts: [Row256<'_>; N], out: &mut TileOut<N>) {
-    let n_blocks = acts[0].scales.len();
-    let whole = n_blocks / BLOCKS * BLOCKS;
-    let mut acc = [_mm256_setzero_ps(); N];
-    // SAFETY: every row has a block for each block of activations; the caller has the instruction set.
-    unsafe {
-        for first in (0..whole).step_by(BLOCKS) {
-            blocks_q6_k::<D, N, BLOCKS>(rows, &acts, first, &mut acc);
+struct Q6;
+
+impl Q6 {
+    const SCALES: usize = 192;
+
+    /// A block's products with its activations, times the scales of their groups.
+    ///
+    /// # Safety
+    /// `weights` and `of_16` are the quants and scales of a block; the activations have 256 quants and 16 sums.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn products<D: Dp>(
+        weights: [__m512i; 4],
+        of_16: __m256i,
+        acts: *const i8,
+        sums_of_acts: *const i16,
+    ) -> __m512i {
+        let zero = _mm512_setzero_si512();
+        let wide = _mm512_castsi256_si512(of_16);
+        let low = _mm512_permutexvar_epi16(packed_scales(0), wide);
+        let high = _mm512_permutexvar_epi16(packed_scales(8), wide);
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut products = [zero; 4];
+            for i in 0..4 {
+                products[i] = D::dp(zero, weights[i], _mm512_loadu_si512(acts.add(64 * i).cast()));
+            }
+            let sum = scaled::<D>(packed_16(products), low, high);
+            // Quants are 32 too large.
+            let sums_of_acts = _mm256_loadu_si256(sums_of_acts.cast());
+            let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(of_16, sums_of_acts));
+            _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset))
         }
-        for first in whole..n_blocks {
-            blocks_q6_k::<D, N, 1>(rows, &acts, first, &mut acc);
-        }
-        for (out, acc) in out.iter_mut().zip(acc) {
-            _mm256_storeu_ps(out.as_mut_ptr(), acc);
-        }
+    }
+
+    /// The scales of the groups of a block.
+    ///
+    /// # Safety
+    /// `block` starts a block.
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn scales_of_16(block: *const u8) -> __m256i {
+        // SAFETY: as the caller promises.
+        _mm256_cvtepi8_epi16(unsafe { x86::load_128(block.add(Self::SCALES)) })
     }
 }
 
-/// Adds `COUNT` blocks from block `first` on.
-///
-/// # Safety
-/// Every row, and every row of activations, has these blocks.
-#[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn blocks_q6_k<D: Dp, const N: usize, const COUNT: usize>(
-    rows: &TileRows,
-    acts: &[Row256<'_>; N],
-    first: usize,
-    acc: &mut [__m256; N],
-) {
+impl Own for Q6 {
     const BYTES: usize = 210;
-    let ahead = x86::ahead(rows).wrapping_add(TILE_ROWS * first * BYTES);
-    let (pick_low, pick_high) = (packed_scales(0), packed_scales(8));
-    let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; COUNT]; N]>::uninit();
-    let products = products.as_mut_ptr();
-    // SAFETY: as the caller promises; a block has 256 quants and 16 sums, and all products are written before they are
-    // read.
-    unsafe {
-        for (r, row) in rows.iter().enumerate() {
-            let row = row.add(first * BYTES);
-            x86::prefetch(ahead.wrapping_add(r * COUNT * BYTES), COUNT * BYTES);
-            for j in 0..COUNT {
-                let p = row.add(j * BYTES);
-                let weights = six_bits_512(p);
-                let of_16 = _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(192).cast()));
-                let wide = _mm512_castsi256_si512(of_16);
-                let low = _mm512_permutexvar_epi16(pick_low, wide);
-                let high = _mm512_permutexvar_epi16(pick_high, wide);
-                for t in 0..N {
-                    let quants = acts[t].quants.as_ptr().add(256 * (first + j));
-                    let mut sums = [_mm512_setzero_si512(); 4];
-                    for i in 0..4 {
-                        let quants = _mm512_loadu_si512(quants.add(64 * i).cast());
-                        sums[i] = D::dp(sums[i], weights[i], quants);
-                    }
-                    let sum = scaled::<D>(sums, low, high);
-                    // Quants are 32 too large.
-                    let of_acts = _mm256_loadu_si256(acts[t].sums.as_ptr().add(16 * (first + j)).cast());
-                    let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(of_16, of_acts));
-                    (*products)[t][j][r] = _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
-                }
+    const HAS_MINIMUMS: bool = false;
+    /// Quants, and sums of 16.
+    type Acts = (*const i8, *const i16);
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn acts(acts: &Row256<'_>, first: usize) -> Self::Acts {
+        // SAFETY: a block has 256 quants and 16 sums.
+        unsafe { (acts.quants.as_ptr().add(256 * first), acts.sums.as_ptr().add(16 * first)) }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn sums<D: Dp>(blocks: *const u8, (acts, sums_of_acts): &Self::Acts) -> Sums {
+        // SAFETY: as the caller promises.
+        unsafe {
+            let mut products = [_mm512_setzero_si512(); BLOCKS];
+            for j in 0..BLOCKS {
+                let block = blocks.add(j * Self::BYTES);
+                let (weights, of_16) = (six_bits_512(block), Self::scales_of_16(block));
+                products[j] =
+                    Self::products::<D>(weights, of_16, acts.add(256 * j), sums_of_acts.add(16 * j));
+            }
+            let word = |j: usize| blocks.add((j + 1) * Self::BYTES - 4);
+            Sums {
+                products: add_quarters(fold_4(products)),
+                minimums: _mm_setzero_si128(),
+                words: words_4([word(0), word(1), word(2), word(3)]),
             }
         }
-        for j in 0..COUNT {
-            // The scale is the upper half of the last 32 bits of a block.
-            let words = words_8(rows, (first + j) * BYTES + 206);
-            let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(words)));
-            for t in 0..N {
-                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + j));
-                let sums = _mm256_cvtepi32_ps(sum_rows((*products)[t][j]));
-                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn scales(words: __m256i) -> [__m256; 2] {
+        // The scale is the upper half of the last 32 bits of a block.
+        let scales = _mm256_cvtph_ps(_mm256_cvtepi32_epi16(_mm256_srli_epi32::<16>(words)));
+        [scales, _mm256_setzero_ps()]
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+    unsafe fn add_blocks<D: Dp, const N: usize, const COUNT: usize>(
+        rows: &TileRows,
+        acts: &[Row256<'_>; N],
+        first: usize,
+        acc: &mut [__m256; N],
+    ) {
+        let ahead = x86::ahead(rows).wrapping_add(TILE_ROWS * first * Self::BYTES);
+        let mut products = MaybeUninit::<[[[__m512i; TILE_ROWS]; COUNT]; N]>::uninit();
+        let products = products.as_mut_ptr();
+        // SAFETY: as the caller promises; all products are written before they are read.
+        unsafe {
+            for (r, row) in rows.iter().enumerate() {
+                let row = row.add(first * Self::BYTES);
+                x86::prefetch(ahead.wrapping_add(r * COUNT * Self::BYTES), COUNT * Self::BYTES);
+                for j in 0..COUNT {
+                    let block = row.add(j * Self::BYTES);
+                    let (weights, of_16) = (six_bits_512(block), Self::scales_of_16(block));
+                    for t in 0..N {
+                        let (acts, sums) = Self::acts(&acts[t], first + j);
+                        (*products)[t][j][r] = Self::products::<D>(weights, of_16, acts, sums);
+                    }
+                }
+            }
+            for j in 0..COUNT {
+                let [scales, _] = Self::scales(words_8(rows, (first + j + 1) * Self::BYTES - 4));
+                for t in 0..N {
+                    let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + j));
+                    let sums = _mm256_cvtepi32_ps(sum_rows((*products)[t][j]));
+                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
+                }
             }
         }
     }
@@ -630,9 +898,9 @@ macro_rules! compiled {
                 // SAFETY: as the caller promises.
                 unsafe {
                     match F::TYPE {
-                        TensorType::Q4K => dot_k4::<$dp, false, N>(rows, acts, out),
-                        TensorType::Q5K => dot_k4::<$dp, true, N>(rows, acts, out),
-                        TensorType::Q6K => dot_q6_k::<$dp, N>(rows, acts, out),
+                        TensorType::Q4K => dot_own::<K4<false>, $dp, N>(rows, acts, out),
+                        TensorType::Q5K => dot_own::<K4<true>, $dp, N>(rows, acts, out),
+                        TensorType::Q6K => dot_own::<Q6, $dp, N>(rows, acts, out),
                         _ => super::dot_256::<F, $dp, N>(rows, acts, out),
                     }
                 }

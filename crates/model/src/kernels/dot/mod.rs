@@ -184,7 +184,7 @@ mod tests {
             let expected = scalar::dot_of(ty).unwrap();
             for isa in Isa::available() {
                 let dot = dot_of(ty, isa).unwrap();
-                for n_blocks in [1, 2, 3, 5, 8] {
+                for n_blocks in [1, 2, 3, 5, 8, 16, 39] {
                     for extreme in [false, true] {
                         let k = n_blocks * ty.block_len();
                         let acts = activations(k, dot.activation_kind(), extreme);
