@@ -51,6 +51,17 @@ pub(crate) struct Row256<'a> {
     pub(crate) sums_of_32: &'a [i16],
 }
 
+/// One super-block of all rows.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) struct Blocks256<'a> {
+    /// Of each row, padded to a multiple of [`PADDING`] rows.
+    pub(crate) quants: &'a [[i8; BLOCK_256]],
+    pub(crate) scales: &'a [f32],
+    /// Sum of each 16 quants.
+    pub(crate) sums: &'a [[i16; 16]],
+}
+
 /// `n_rows` rows of `row_len` floats and their quantized forms. The buffers are kept from one use to the next.
 #[derive(Default)]
 pub(crate) struct Activations {
@@ -70,6 +81,8 @@ pub(crate) struct Activations {
     sums_of_32: Vec<i16>,
     has_32: bool,
     has_256: bool,
+    /// Whether super-blocks lie one after the other, each of all rows, and not row after row.
+    by_block: bool,
     precision: Precision,
 }
 
@@ -169,16 +182,34 @@ impl Activations {
         self.quants_256.resize(k * self.n_rows.next_multiple_of(PADDING), 0);
         self.scales_256.resize(blocks * self.n_rows, 0.0);
         self.sums_256.resize(k / 16 * self.n_rows, 0);
-        let mut rows: Vec<_> = self
-            .floats
-            .chunks(k)
-            .zip(self.quants_256.chunks_mut(k))
-            .zip(self.scales_256.chunks_mut(blocks))
-            .zip(self.sums_256.chunks_mut(k / 16))
-            .collect();
-        pool.run_on(&mut rows, &|(((x, quants), scales), sums)| {
-            ops.quantize_256(x, quants, scales, sums);
-        });
+        self.by_block = self.n_rows >= tile::LEAST_ROWS && tile::takes_blocks(ops.isa());
+        if self.by_block {
+            let (n, floats) = (self.n_rows, &self.floats);
+            let mut columns: Vec<_> = self
+                .quants_256
+                .chunks_mut(BLOCK_256 * n.next_multiple_of(PADDING))
+                .zip(self.scales_256.chunks_mut(n))
+                .zip(self.sums_256.chunks_mut(16 * n))
+                .enumerate()
+                .collect();
+            pool.run_on(&mut columns, &|(b, ((quants, scales), sums))| {
+                let rows = quants.chunks_mut(BLOCK_256).zip(scales.chunks_mut(1)).zip(sums.chunks_mut(16));
+                for (((quants, scale), sums), x) in rows.zip(floats.chunks(k)) {
+                    ops.quantize_256(&x[*b * BLOCK_256..][..BLOCK_256], quants, scale, sums);
+                }
+            });
+        } else {
+            let mut rows: Vec<_> = self
+                .floats
+                .chunks(k)
+                .zip(self.quants_256.chunks_mut(k))
+                .zip(self.scales_256.chunks_mut(blocks))
+                .zip(self.sums_256.chunks_mut(k / 16))
+                .collect();
+            pool.run_on(&mut rows, &|(((x, quants), scales), sums)| {
+                ops.quantize_256(x, quants, scales, sums);
+            });
+        }
         #[cfg(target_arch = "x86_64")]
         self.order_by_nibble();
         self.has_256 = true;
@@ -227,7 +258,7 @@ impl Activations {
     /// Row `row` in super-blocks of 256; `prepare` was called for them.
     #[inline]
     pub(crate) fn row_256(&self, row: usize) -> Row256<'_> {
-        debug_assert!(self.has_256);
+        debug_assert!(self.has_256 && !self.by_block);
         let (k, blocks) = (self.row_len, self.row_len / BLOCK_256);
         Row256 {
             quants: &self.quants_256[row * k..][..k],
@@ -240,29 +271,28 @@ impl Activations {
         }
     }
 
-    /// Scales and sums of all rows in super-blocks of 256, `[row][k / 256]` and `[row][k / 16]`.
+    /// Super-block `b` of all rows; `prepare` was called for them, and there are [as many](tile::LEAST_ROWS) as panels
+    /// take, on an instruction set that [takes them so](tile::takes_blocks).
     #[cfg(target_arch = "x86_64")]
     #[inline]
-    pub(crate) fn scales_and_sums_256(&self) -> (&[f32], &[[i16; 16]]) {
-        (&self.scales_256, self.sums_256.as_chunks().0)
+    pub(crate) fn blocks_256(&self, b: usize) -> Blocks256<'_> {
+        assert!(self.has_256 && self.by_block);
+        let (n, padded) = (self.n_rows, self.n_rows.next_multiple_of(PADDING));
+        Blocks256 {
+            quants: &self.quants_256.as_chunks().0[b * padded..][..padded],
+            scales: &self.scales_256[b * n..][..n],
+            sums: &self.sums_256.as_chunks().0[b * n..][..n],
+        }
     }
 
     /// The quants of block `block` of row `row`, of [`PADDING`] rows of which reads stay inside the buffer when `row` is a
     /// multiple of it: neighbouring rows lie [`Activations::row_len`] bytes apart.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn padded_quants_32(&self, row: usize, block: usize) -> *const i8 {
-        padded(&self.quants_32, self.row_len, row, BLOCK_32 * block)
+        let (len, at) = (self.row_len, BLOCK_32 * block);
+        debug_assert!(
+            row.is_multiple_of(PADDING) && at < len && self.quants_32.len() >= (row + PADDING) * len
+        );
+        self.quants_32[row * len + at..].as_ptr()
     }
-
-    /// As [`Activations::padded_quants_32`], for super-blocks.
-    #[cfg(target_arch = "x86_64")]
-    pub(crate) fn padded_quants_256(&self, row: usize, block: usize) -> *const i8 {
-        padded(&self.quants_256, self.row_len, row, BLOCK_256 * block)
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-fn padded(quants: &[i8], row_len: usize, row: usize, at: usize) -> *const i8 {
-    debug_assert!(row.is_multiple_of(PADDING) && at < row_len && quants.len() >= (row + PADDING) * row_len);
-    quants[row * row_len + at..].as_ptr()
 }

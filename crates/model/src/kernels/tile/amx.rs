@@ -111,21 +111,20 @@ impl Multiply for Amx {
         b: usize,
         out: &mut [[f32; PANEL_ROWS]],
     ) {
-        let n = acts.n_rows();
+        let (n, acts) = (acts.n_rows(), acts.blocks_256(b));
         // Of two tiles of activations, the low and the high sums.
         let mut sums = [NO_SUMS; 4];
         for first in (0..n).step_by(2 * TOKENS) {
             let second = if first + TOKENS < n { first + TOKENS } else { first };
-            let quants = [first, second].map(|t| acts.padded_quants_256(t, b));
+            let quants = [first, second].map(|t| acts.quants[t..][..TOKENS].as_ptr().cast());
             let here = (n - first).min(2 * TOKENS);
             let mut inputs = [(0.0, [0; 8]); 2 * TOKENS];
             for (t, input) in inputs[..here].iter_mut().enumerate() {
-                let row = acts.row_256(first + t);
-                *input = (row.scales[b], pair_sums::<F>(&row.sums.as_chunks::<16>().0[b]));
+                *input = (acts.scales[first + t], pair_sums::<F>(&acts.sums[first + t]));
             }
             for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
                 // SAFETY: rows are padded to whole tiles; a plane has four tiles of 1 KiB.
-                unsafe { multiply_large(&panel.quants, quants, acts.row_len(), &mut sums) };
+                unsafe { multiply_large(&panel.quants, quants, &mut sums) };
                 for (t, (scale, pair_sums)) in inputs[..here].iter().enumerate() {
                     let (tile, row) = (t / TOKENS, t % TOKENS);
                     // SAFETY: rows of sums are 64 bytes.
@@ -185,7 +184,7 @@ impl Multiply for Amx {
     }
 }
 
-/// The low and high sums of two tiles of activations (each sixteen rows, `stride` bytes apart) with a panel.
+/// The low and high sums of two tiles of activations (each sixteen rows of 256) with a panel.
 ///
 /// # Safety
 /// 16 rows of 256 bytes from each of `acts` are readable, and [`LARGE`] is configured.
@@ -193,7 +192,6 @@ impl Multiply for Amx {
 unsafe fn multiply_large(
     planes: &[[u8; PANEL_LEN * PANEL_ROWS]; 2],
     acts: [*const i8; 2],
-    stride: usize,
     sums: &mut [Sums; 4],
 ) {
     // SAFETY: as the caller promises; a tile of weights is 16 rows of 64 bytes, and so is each of the sums.
@@ -238,7 +236,7 @@ unsafe fn multiply_large(
             "tilestored [{out} + {line} + 3072], tmm3",
             a0 = in(reg) acts[0],
             a1 = in(reg) acts[1],
-            stride = in(reg) stride,
+            stride = in(reg) PANEL_LEN,
             low = in(reg) planes[0].as_ptr(),
             high = in(reg) planes[1].as_ptr(),
             line = in(reg) 64usize,

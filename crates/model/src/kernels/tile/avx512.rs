@@ -5,8 +5,9 @@
 
 use super::frame512::{Multiply, TaskOf, add_large, add_small, pair_sums, vector};
 use super::{PANEL_LEN, PANEL_ROWS, Panel, TOKENS, Task};
-use crate::kernels::activations::Activations;
+use crate::kernels::activations::{Activations, Blocks256};
 use crate::kernels::avx512::*;
+use crate::kernels::dot::x86::prefetch;
 use crate::kernels::format::*;
 use crate::kernels::isa::Isa;
 use rawrz_gguf::TensorType;
@@ -44,12 +45,17 @@ impl<D: Dp> Multiply for Rows512<D> {
         out: &mut [[f32; PANEL_ROWS]],
     ) {
         let stride = acts.n_rows().next_multiple_of(TOKENS);
-        for (panels, out) in panels.chunks(TOGETHER).zip(out.chunks_mut(TOGETHER * stride)) {
+        let next = if b + 1 < acts.row_len() / PANEL_LEN { acts.blocks_256(b + 1).quants } else { &[] };
+        let acts = acts.blocks_256(b);
+        let n_calls = panels.len().div_ceil(TOGETHER);
+        for (i, (panels, out)) in panels.chunks(TOGETHER).zip(out.chunks_mut(TOGETHER * stride)).enumerate() {
+            // The first call reads the activations from memory, the others from the cache, which has room for the next.
+            let next = if i + 1 == n_calls { next } else { &[] };
             // SAFETY: as the caller promises.
             unsafe {
                 match panels {
-                    [first, second] => large::<F, D, 2>([first, second], acts, b, out),
-                    _ => large::<F, D, 1>([&panels[0]], acts, b, out),
+                    [first, second] => large::<F, D, 2>([first, second], acts, next, out),
+                    _ => large::<F, D, 1>([&panels[0]], acts, next, out),
                 }
             }
         }
@@ -122,7 +128,7 @@ unsafe fn add_steps<D: Dp, const EIGHT_BITS: bool, const P: usize>(
     }
 }
 
-/// Adds the products of super-block `b` of some panels to their results.
+/// Adds the products of a super-block of some panels to their results, and asks for the activations `next`.
 ///
 /// # Safety
 /// As [`Multiply::large`].
@@ -130,11 +136,11 @@ unsafe fn add_steps<D: Dp, const EIGHT_BITS: bool, const P: usize>(
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
 unsafe fn large<F: Format256, D: Dp, const P: usize>(
     panels: [&Panel; P],
-    acts: &Activations,
-    b: usize,
+    acts: Blocks256<'_>,
+    next: &[[i8; PANEL_LEN]],
     out: &mut [[f32; PANEL_ROWS]],
 ) {
-    let n = acts.n_rows();
+    let n = acts.scales.len();
     let stride = n.next_multiple_of(TOKENS);
     let mut weights = [std::ptr::null(); P];
     for p in 0..P {
@@ -144,14 +150,14 @@ unsafe fn large<F: Format256, D: Dp, const P: usize>(
     // group of 32 is longer than that, and one product of 32 bits for all of it is as cheap as two of those.
     let steps = F::GROUP / 4;
     let in_16_bits = steps * 4 * 127 * F::MAX_QUANT as usize <= i16::MAX as usize;
-    let (k, n_blocks) = (acts.row_len(), acts.row_len() / PANEL_LEN);
-    let rows = acts.padded_quants_256(0, b);
-    let (scales, sums) = acts.scales_and_sums_256();
     for first in (0..n).step_by(WIDE) {
         // The last row stands in for those that are missing, and is not stored twice.
         let mut quants = [std::ptr::null(); WIDE];
         for t in 0..WIDE {
-            quants[t] = rows.wrapping_add((first + t).min(n - 1) * k);
+            quants[t] = acts.quants[(first + t).min(n - 1)].as_ptr();
+            if let Some(next) = next.get(first + t) {
+                prefetch(next.as_ptr().cast(), PANEL_LEN);
+            }
         }
         let mut totals = [[_mm512_setzero_si512(); WIDE]; P];
         // SAFETY: a plane has 64 steps, and so have 256 activations; a group of scales is 64 bytes.
@@ -192,8 +198,7 @@ unsafe fn large<F: Format256, D: Dp, const P: usize>(
             if first + t == n {
                 break;
             }
-            let at = (first + t) * n_blocks + b;
-            let (scale, sums) = (scales[at], pair_sums::<F>(&sums[at]));
+            let (scale, sums) = (acts.scales[first + t], pair_sums::<F>(&acts.sums[first + t]));
             for p in 0..P {
                 let out = &mut out[p * stride + first + t];
                 add_large::<F, Rows512<D>, D>(panels[p], totals[p][t], scale, &sums, out);

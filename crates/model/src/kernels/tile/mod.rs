@@ -150,5 +150,15 @@ pub(super) fn task_of(ty: TensorType, isa: Isa) -> Option<Task> {
     }
 }
 
+/// Whether the kernels of super-blocks on `isa` take activations block by block: as many rows lie too far apart for
+/// caches, which keep few addresses that are a power of two apart.
+pub(super) fn takes_blocks(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Avx512Vnni | Isa::Amx => true,
+        _ => false,
+    }
+}
+
 /// Rows of activations from which on panels are faster than the dots; measured with the bench `kernels`.
 pub(super) const LEAST_ROWS: usize = 12;
