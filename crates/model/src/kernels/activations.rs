@@ -60,6 +60,8 @@ pub(crate) struct Blocks256<'a> {
     pub(crate) scales: &'a [f32],
     /// Sum of each 16 quants.
     pub(crate) sums: &'a [[i16; 16]],
+    /// Sum of each 32 quants.
+    pub(crate) sums_of_32: &'a [[i16; 8]],
 }
 
 /// `n_rows` rows of `row_len` floats and their quantized forms. The buffers are kept from one use to the next.
@@ -101,9 +103,8 @@ impl Activations {
         let values = row_len as u64 * n_rows as u64;
         let padding = row_len as u64 * (n_parts * (PADDING - 1)) as u64;
         let by_nibble = row_len as u64 * n_rows.min(tile::LEAST_ROWS - 1) as u64 * n_parts as u64;
-        // Floats, two i8 copies, and per-block fields: 12 bytes per 32 values, 36 per 256. A third copy of few rows, and
-        // two bytes per 32 of them.
-        values * 4 + (values + padding) * 2 + values.div_ceil(32) * 17 + by_nibble + by_nibble.div_ceil(16)
+        // Floats, two i8 copies, and per-block fields: 12 bytes per 32 values, 52 per 256. A third copy of few rows.
+        values * 4 + (values + padding) * 2 + values.div_ceil(32) * 19 + by_nibble
     }
 
     /// Takes new rows: `x` holds `n_rows` rows of one length.
@@ -211,22 +212,32 @@ impl Activations {
             });
         }
         #[cfg(target_arch = "x86_64")]
-        self.order_by_nibble();
+        self.derive(pool);
         self.has_256 = true;
     }
 
-    /// For kernels of few rows, which is soon done.
+    /// What AVX-512 kernels take besides.
     #[cfg(target_arch = "x86_64")]
-    fn order_by_nibble(&mut self) {
-        let len = if self.n_rows < tile::LEAST_ROWS { self.row_len * self.n_rows } else { 0 };
-        self.quants_by_nibble.resize(len, 0);
-        self.sums_of_32.resize(len / 32, 0);
-        let quants = self.quants_256[..len].as_chunks::<32>().0;
+    fn derive(&mut self, pool: &Pool) {
+        fn add_pairs(of_32: &mut [i16], of_16: &[i16]) {
+            // At most 32 * 127, which fits 16 bits.
+            of_32.iter_mut().zip(of_16.as_chunks().0).for_each(|(sum, [a, b])| *sum = a + b);
+        }
+
+        let few = if self.n_rows < tile::LEAST_ROWS { self.row_len * self.n_rows } else { 0 };
+        self.quants_by_nibble.resize(few, 0);
+        let quants = self.quants_256[..few].as_chunks::<32>().0;
         for (i, to) in self.quants_by_nibble.as_chunks_mut::<32>().0.iter_mut().enumerate() {
             *to = quants[i / 4 * 4 + [0, 2, 1, 3][i % 4]];
         }
-        for (sum, of_16) in self.sums_of_32.iter_mut().zip(self.sums_256.as_chunks::<2>().0) {
-            *sum = of_16[0] + of_16[1];
+        self.sums_of_32.resize(if self.by_block { self.sums_256.len() / 2 } else { few / 32 }, 0);
+        if self.by_block {
+            let n = self.n_rows;
+            let mut blocks: Vec<_> =
+                self.sums_of_32.chunks_mut(8 * n).zip(self.sums_256.chunks(16 * n)).collect();
+            pool.run_on(&mut blocks, &|(of_32, of_16)| add_pairs(of_32, of_16));
+        } else {
+            add_pairs(&mut self.sums_of_32, &self.sums_256);
         }
     }
 
@@ -282,6 +293,7 @@ impl Activations {
             quants: &self.quants_256.as_chunks().0[b * padded..][..padded],
             scales: &self.scales_256[b * n..][..n],
             sums: &self.sums_256.as_chunks().0[b * n..][..n],
+            sums_of_32: &self.sums_of_32.as_chunks().0[b * n..][..n],
         }
     }
 

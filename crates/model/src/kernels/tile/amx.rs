@@ -118,21 +118,18 @@ impl Multiply for Amx {
             let second = if first + TOKENS < n { first + TOKENS } else { first };
             let quants = [first, second].map(|t| acts.quants[t..][..TOKENS].as_ptr().cast());
             let here = (n - first).min(2 * TOKENS);
-            let mut inputs = [(0.0, [0; 8]); 2 * TOKENS];
-            for (t, input) in inputs[..here].iter_mut().enumerate() {
-                *input = (acts.scales[first + t], pair_sums::<F>(&acts.sums[first + t]));
-            }
             for (panel, out) in panels.iter().zip(out.chunks_exact_mut(n.next_multiple_of(TOKENS))) {
                 // SAFETY: rows are padded to whole tiles; a plane has four tiles of 1 KiB.
                 unsafe { multiply_large(&panel.quants, quants, &mut sums) };
-                for (t, (scale, pair_sums)) in inputs[..here].iter().enumerate() {
+                for t in 0..here {
                     let (tile, row) = (t / TOKENS, t % TOKENS);
                     // SAFETY: rows of sums are 64 bytes.
                     let sum = unsafe {
                         let high = vector(&sums[2 * tile + 1].0[row]);
                         _mm512_add_epi32(vector(&sums[2 * tile].0[row]), _mm512_slli_epi32::<8>(high))
                     };
-                    add_large::<F, Amx, Vnni>(panel, sum, *scale, pair_sums, &mut out[first + t]);
+                    let (scale, sums_of_acts) = (acts.scales[first + t], pair_sums::<F>(&acts, first + t));
+                    add_large::<F, Amx, Vnni>(panel, sum, scale, sums_of_acts, &mut out[first + t]);
                 }
             }
         }

@@ -198,10 +198,10 @@ unsafe fn large<F: Format256, D: Dp, const P: usize>(
             if first + t == n {
                 break;
             }
-            let (scale, sums) = (acts.scales[first + t], pair_sums::<F>(&acts.sums[first + t]));
+            let (scale, sums) = (acts.scales[first + t], pair_sums::<F>(&acts, first + t));
             for p in 0..P {
                 let out = &mut out[p * stride + first + t];
-                add_large::<F, Rows512<D>, D>(panels[p], totals[p][t], scale, &sums, out);
+                add_large::<F, Rows512<D>, D>(panels[p], totals[p][t], scale, sums, out);
             }
         }
     }

@@ -2,7 +2,7 @@
 //! sums are formed in between is up to [`Multiply`].
 
 use super::{MAX_PANELS, PANEL_LEN, PANEL_ROWS, Panel, Rows, Scratch, Task, n_pairs};
-use crate::kernels::activations::Activations;
+use crate::kernels::activations::{Activations, Blocks256};
 use crate::kernels::avx512::*;
 use crate::kernels::dot::x86::prefetch;
 use crate::kernels::format::*;
@@ -170,28 +170,13 @@ const fn has_pairs<F: Format256>(signed: bool) -> bool {
     F::HAS_MINIMUMS || F::OFFSET != 0 && !signed
 }
 
-/// The sums of activations that the pairs of minimums are multiplied with, two 16-bit integers in each.
-pub(super) type PairSums = [i32; 8];
-
-/// Pair sums of one super-block of activations, of whose each 16 `sums` are the sums.
+/// The sums of activations of row `t` that the pairs of minimums are multiplied with.
 #[inline]
-#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-pub(super) fn pair_sums<F: Format256>(sums: &[i16; 16]) -> PairSums {
-    let mut pairs = [0; 8];
-    // SAFETY: 16 sums are 256 bits, 8 pairs too.
-    unsafe {
-        let of_16 = _mm256_loadu_si256(sums.as_ptr().cast());
-        let pairs_of = match n_pairs::<F>() {
-            // Sums of 32 fit 16 bits: 32 * 127.
-            4 => _mm256_castsi128_si256(_mm_hadd_epi16(
-                _mm256_castsi256_si128(of_16),
-                _mm256_extracti128_si256::<1>(of_16),
-            )),
-            _ => of_16,
-        };
-        _mm256_storeu_si256(pairs.as_mut_ptr().cast(), pairs_of);
+pub(super) fn pair_sums<'a, F: Format256>(acts: &Blocks256<'a>, t: usize) -> &'a [[i16; 2]] {
+    match n_pairs::<F>() {
+        4 => acts.sums_of_32[t].as_chunks().0,
+        _ => acts.sums[t].as_chunks().0,
     }
-    pairs
 }
 
 /// Unpacks one super-block of each row.
@@ -322,7 +307,7 @@ pub(super) fn add_large<F: Format256, M: Multiply, D: Dp>(
     panel: &Panel,
     mut sum: __m512i,
     scale: f32,
-    sums: &PairSums,
+    sums: &[[i16; 2]],
     out: &mut [f32; PANEL_ROWS],
 ) {
     let scale = _mm512_set1_ps(scale);
@@ -330,8 +315,9 @@ pub(super) fn add_large<F: Format256, M: Multiply, D: Dp>(
     unsafe {
         let mut minimum = _mm512_setzero_si512();
         if has_pairs::<F>(M::SIGNED) {
-            for (pair, sum) in panel.minimums.iter().zip(sums).take(n_pairs::<F>()) {
-                minimum = D::dp_16(minimum, vector(pair), _mm512_set1_epi32(*sum));
+            for (pair, sum) in panel.minimums.iter().zip(sums) {
+                let sum = sum.as_ptr().cast::<i32>().read_unaligned();
+                minimum = D::dp_16(minimum, vector(pair), _mm512_set1_epi32(sum));
             }
         }
         if !F::HAS_MINIMUMS {
