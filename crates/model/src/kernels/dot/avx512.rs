@@ -322,13 +322,16 @@ unsafe fn scaled<D: Dp>(packed: [__m512i; 2], low: __m512i, high: __m512i) -> __
     unsafe { D::dp_16(_mm512_madd_epi16(packed[0], low), packed[1], high) }
 }
 
-/// Blocks that are summed up together; with several rows of activations, those that are read of one row of weights
+/// Blocks that are summed up together; with many rows of activations, those that are read of one row of weights
 /// before the next.
 const BLOCKS: usize = 4;
 
-/// Blocks that are read of one row before the next with one row of activations: so many that rows of 4,096 weights
+/// Blocks that are read of one row before the next with few rows of activations: so many that rows of 4,096 weights
 /// are one stream of memory, so few that what is kept of them stays in the first-level cache.
 const RUN: usize = 16;
+
+/// Up to so many rows of activations are multiplied with runs: of more, the sums do not stay in registers.
+const RUN_ACTS: usize = 2;
 
 /// A type of 256 with code of its own.
 trait Own {
@@ -344,7 +347,7 @@ trait Own {
 
     /// # Safety
     /// `blocks` starts four blocks, the activations are there, and the caller has the instruction set.
-    unsafe fn sums<D: Dp>(blocks: *const u8, acts: &Self::Acts) -> Sums;
+    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> Sums<N>;
 
     /// The scales of a block of each row, and what their minimums are multiplied with, from the words of [`Sums`].
     ///
@@ -365,11 +368,11 @@ trait Own {
 }
 
 /// Of each of four blocks of a row, 32 bits.
-struct Sums {
-    /// Products times the scales of their groups.
-    products: __m128i,
+struct Sums<const N: usize> {
+    /// Products times the scales of their groups, for each row of activations.
+    products: [__m128i; N],
     /// Activations times the minimums of their groups.
-    minimums: __m128i,
+    minimums: [__m128i; N],
     /// Where the scale of the block is.
     words: __m128i,
 }
@@ -386,7 +389,7 @@ unsafe fn dot_own<O: Own, D: Dp, const N: usize>(
     let mut acc = [_mm256_setzero_ps(); N];
     // SAFETY: every row has a block for each block of activations; the caller has the instruction set.
     unsafe {
-        if N == 1 {
+        if N <= RUN_ACTS {
             // Rows that are one run are one stream of memory, for which little in advance is best; of others the next
             // tile must be there in whole. Not a multiple of 4096 more: such addresses share a set of the cache.
             let tile = if n_blocks > RUN { TILE_ROWS * n_blocks * O::BYTES } else { 0 };
@@ -394,7 +397,7 @@ unsafe fn dot_own<O: Own, D: Dp, const N: usize>(
             for first in (0..whole).step_by(RUN) {
                 let n_steps = (whole - first).min(RUN) / BLOCKS;
                 let ahead = rows[0].wrapping_add(next + TILE_ROWS * first * O::BYTES);
-                acc[0] = add_run::<O, D>(rows, &acts[0], first, n_steps, ahead, acc[0]);
+                add_run::<O, D, N>(rows, &acts, first, n_steps, ahead, &mut acc);
             }
         } else {
             for first in (0..whole).step_by(BLOCKS) {
@@ -416,52 +419,60 @@ unsafe fn dot_own<O: Own, D: Dp, const N: usize>(
 /// Every row, and the activations, have these blocks, at most [`RUN`]; the caller has the instruction set.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-unsafe fn add_run<O: Own, D: Dp>(
+unsafe fn add_run<O: Own, D: Dp, const N: usize>(
     rows: &TileRows,
-    acts: &Row256<'_>,
+    acts: &[Row256<'_>; N],
     first: usize,
     n_steps: usize,
     ahead: *const u8,
-    mut acc: __m256,
-) -> __m256 {
+    acc: &mut [__m256; N],
+) {
     const STEPS: usize = RUN / BLOCKS;
+    const EMPTY: [[MaybeUninit<__m128i>; TILE_ROWS]; STEPS] = [[MaybeUninit::uninit(); TILE_ROWS]; STEPS];
     let step_bytes = BLOCKS * O::BYTES;
-    let mut of_acts: [MaybeUninit<O::Acts>; STEPS] = [const { MaybeUninit::uninit() }; STEPS];
-    let mut products = [[MaybeUninit::<__m128i>::uninit(); TILE_ROWS]; STEPS];
-    let mut minimums = [[MaybeUninit::<__m128i>::uninit(); TILE_ROWS]; STEPS];
-    let mut words = [[MaybeUninit::<__m128i>::uninit(); TILE_ROWS]; STEPS];
+    let mut of_acts: [[MaybeUninit<O::Acts>; N]; STEPS] =
+        [const { [const { MaybeUninit::uninit() }; N] }; STEPS];
+    let (mut products, mut minimums, mut words) = ([EMPTY; N], [EMPTY; N], EMPTY);
     // SAFETY: as the caller promises; what is read of a step was written for all rows.
     unsafe {
         for step in 0..n_steps {
-            of_acts[step].write(O::acts(acts, first + BLOCKS * step));
+            for t in 0..N {
+                of_acts[step][t].write(O::acts(&acts[t], first + BLOCKS * step));
+            }
         }
         for (r, row) in rows.iter().enumerate() {
             for step in 0..n_steps {
                 x86::prefetch(ahead.wrapping_add((r * n_steps + step) * step_bytes), step_bytes);
                 let blocks = row.add(first * O::BYTES + step * step_bytes);
-                let sums = O::sums::<D>(blocks, of_acts[step].assume_init_ref());
-                products[step][r].write(sums.products);
+                let of_acts = std::array::from_fn(|t| of_acts[step][t].assume_init_ref());
+                let sums = O::sums::<D, N>(blocks, of_acts);
                 words[step][r].write(sums.words);
-                if O::HAS_MINIMUMS {
-                    minimums[step][r].write(sums.minimums);
+                for t in 0..N {
+                    products[t][step][r].write(sums.products[t]);
+                    if O::HAS_MINIMUMS {
+                        minimums[t][step][r].write(sums.minimums[t]);
+                    }
                 }
             }
         }
         for step in 0..n_steps {
-            let (products, words) = (transposed(&products[step]), transposed(&words[step]));
-            let minimums = if O::HAS_MINIMUMS { transposed(&minimums[step]) } else { products };
-            for j in 0..BLOCKS {
-                let [scales, minimum_scales] = O::scales(words[j]);
-                let of_acts = _mm256_set1_ps(*acts.scales.get_unchecked(first + BLOCKS * step + j));
-                acc = _mm256_fmadd_ps(_mm256_mul_ps(scales, of_acts), _mm256_cvtepi32_ps(products[j]), acc);
-                if O::HAS_MINIMUMS {
-                    let minimums = _mm256_cvtepi32_ps(minimums[j]);
-                    acc = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, of_acts), minimums, acc);
+            let words = transposed(&words[step]);
+            for t in 0..N {
+                let products = transposed(&products[t][step]);
+                let minimums = if O::HAS_MINIMUMS { transposed(&minimums[t][step]) } else { products };
+                for j in 0..BLOCKS {
+                    let [scales, minimum_scales] = O::scales(words[j]);
+                    let of_acts = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + BLOCKS * step + j));
+                    let scales = _mm256_mul_ps(scales, of_acts);
+                    acc[t] = _mm256_fmadd_ps(scales, _mm256_cvtepi32_ps(products[j]), acc[t]);
+                    if O::HAS_MINIMUMS {
+                        let scales = _mm256_mul_ps(minimum_scales, of_acts);
+                        acc[t] = _mm256_fnmadd_ps(scales, _mm256_cvtepi32_ps(minimums[j]), acc[t]);
+                    }
                 }
             }
         }
     }
-    acc
 }
 
 /// From 32 bits of four blocks of each row: of each block, those of all rows.
@@ -573,35 +584,42 @@ impl<const HIGH: bool> Own for K4<HIGH> {
 
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn sums<D: Dp>(blocks: *const u8, (acts, sums_of_acts): &Self::Acts) -> Sums {
+    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> Sums<N> {
         let zero = _mm512_setzero_si512();
         // SAFETY: as the caller promises.
         unsafe {
             // In the order of memory: heads, which are in between, come last.
-            let mut packed = [[zero; 2]; BLOCKS];
+            let mut packed = [[[zero; 2]; BLOCKS]; N];
             for j in 0..BLOCKS {
                 let weights = Self::quants(blocks.add(j * Self::BYTES));
-                let mut products = [zero; 4];
-                for i in 0..4 {
-                    let acts = _mm512_loadu_si512(acts.add(256 * j + 64 * i).cast());
-                    products[i] = D::dp(zero, weights[i], acts);
+                for t in 0..N {
+                    let mut products = [zero; 4];
+                    for i in 0..4 {
+                        let acts = _mm512_loadu_si512(acts[t].0.add(256 * j + 64 * i).cast());
+                        products[i] = D::dp(zero, weights[i], acts);
+                    }
+                    packed[t][j] = packed_16(products);
                 }
-                packed[j] = packed_16(products);
             }
             let heads = Self::heads::<BLOCKS>(blocks);
             let (scales, minimums) = six_bits_of_4(heads);
-            let minimums = _mm512_madd_epi16(minimums, *sums_of_acts);
-            let mut products = [zero; BLOCKS];
-            for j in 0..BLOCKS {
-                let low = _mm512_permutexvar_epi16(group_scales(j, 0), scales);
-                let high = _mm512_permutexvar_epi16(group_scales(j, 4), scales);
-                products[j] = scaled::<D>(packed[j], low, high);
-            }
-            Sums {
-                products: add_quarters(fold_4(products)),
-                minimums: add_quarters(transposed_quarters(minimums)),
+            let mut sums = Sums {
+                products: [_mm_setzero_si128(); N],
+                minimums: [_mm_setzero_si128(); N],
                 words: _mm512_castsi512_si128(transposed_quarters(heads)),
+            };
+            for t in 0..N {
+                let minimums = _mm512_madd_epi16(minimums, acts[t].1);
+                sums.minimums[t] = add_quarters(transposed_quarters(minimums));
+                let mut products = [zero; BLOCKS];
+                for j in 0..BLOCKS {
+                    let low = _mm512_permutexvar_epi16(group_scales(j, 0), scales);
+                    let high = _mm512_permutexvar_epi16(group_scales(j, 4), scales);
+                    products[j] = scaled::<D>(packed[t][j], low, high);
+                }
+                sums.products[t] = add_quarters(fold_4(products));
             }
+            sums
         }
     }
 
@@ -805,22 +823,28 @@ impl Own for Q6 {
 
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn sums<D: Dp>(blocks: *const u8, (acts, sums_of_acts): &Self::Acts) -> Sums {
+    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> Sums<N> {
         // SAFETY: as the caller promises.
         unsafe {
-            let mut products = [_mm512_setzero_si512(); BLOCKS];
+            let mut products = [[_mm512_setzero_si512(); BLOCKS]; N];
             for j in 0..BLOCKS {
                 let block = blocks.add(j * Self::BYTES);
                 let (weights, of_16) = (six_bits_512(block), Self::scales_of_16(block));
-                products[j] =
-                    Self::products::<D>(weights, of_16, acts.add(256 * j), sums_of_acts.add(16 * j));
+                for t in 0..N {
+                    let (quants, sums) = (acts[t].0.add(256 * j), acts[t].1.add(16 * j));
+                    products[t][j] = Self::products::<D>(weights, of_16, quants, sums);
+                }
             }
             let word = |j: usize| blocks.add((j + 1) * Self::BYTES - 4);
-            Sums {
-                products: add_quarters(fold_4(products)),
-                minimums: _mm_setzero_si128(),
+            let mut sums = Sums {
+                products: [_mm_setzero_si128(); N],
+                minimums: [_mm_setzero_si128(); N],
                 words: words_4([word(0), word(1), word(2), word(3)]),
+            };
+            for t in 0..N {
+                sums.products[t] = add_quarters(fold_4(products[t]));
             }
+            sums
         }
     }
 
