@@ -19,6 +19,7 @@ use crate::kernels::format::*;
 use rawrz_gguf::TensorType;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 
 pub(super) fn dot_of(ty: TensorType) -> Option<Dot> {
     visit_unpackers(ty, Dots::<Avx2>(PhantomData))
@@ -329,8 +330,17 @@ unsafe fn dot_32<K: Unpack32, S: Set, const N: usize>(
     }
 }
 
-/// Rows that memory is asked for at once: whole cache lines of the larger types.
+/// Blocks that memory is asked for at once: whole cache lines of the larger types.
 const ASKED_FOR: usize = 4;
+
+/// Of a block of each row of a tile, what waits for the scales.
+struct Sums<const N: usize> {
+    partial: [[__m256i; TILE_ROWS]; N],
+    minimums: [[__m256i; TILE_ROWS]; N],
+    minimums_of_32: [[__m128i; TILE_ROWS]; N],
+    /// Scales and minimum scales, where unpacking gives them.
+    floats: [[f32; TILE_ROWS]; 2],
+}
 
 /// # Safety
 /// As [`super::Dot256`], and inlined into a function with the features of `S`.
@@ -345,101 +355,114 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
     // Whether sums of all products of a block that come together in 16 bits fit there.
     let narrow =
         !scaled && !S::WHOLE_BYTES && 8 * 2 * 127 * K::Format::MAX_QUANT as usize <= i16::MAX as usize;
+    let (n_blocks, bytes) = (acts[0].scales.len(), K::Format::TYPE.block_bytes());
     // SAFETY: every row has a block for each block of activations, which has 256 quants, 16 sums and a scale;
     // arrays of floats are 8 long.
     unsafe {
+        let (run, ahead) = match N {
+            ..=RUN_ACTS => (RUN, ahead_of_runs(rows, n_blocks, bytes)),
+            _ => (1, ahead(rows)),
+        };
+        // Of the blocks of a run; every element is written for each run.
+        let mut of_run: [MaybeUninit<Sums<N>>; RUN] = [const { MaybeUninit::uninit() }; RUN];
+        let mut of_acts = [[(_mm256_setzero_si256(), _mm_setzero_si128()); N]; RUN];
         let mut scratch = Super::EMPTY;
         let mut acc = [_mm256_setzero_ps(); N];
-        // Of one block; every element is written for each.
-        let mut partial = [[_mm256_setzero_si256(); TILE_ROWS]; N];
-        let mut minimums = [[_mm256_setzero_si256(); TILE_ROWS]; N];
-        let mut minimums_of_32 = [[_mm_setzero_si128(); TILE_ROWS]; N];
-        let mut floats = [[0.0f32; TILE_ROWS]; 2];
-        let (ahead, bytes) = (ahead(rows), K::Format::TYPE.block_bytes());
-        for b in 0..acts[0].scales.len() {
-            let offset = b * bytes;
-            let mut activations = [std::ptr::null::<u8>(); N];
-            let (mut sums, mut sums_of_32) = ([_mm256_setzero_si256(); N], [_mm_setzero_si128(); N]);
-            for t in 0..N {
-                activations[t] = acts[t].quants.as_ptr().add(256 * b).cast();
-                sums[t] = evens_then_odds(load(acts[t].sums.as_ptr().add(16 * b).cast()));
-                // At most 32 * 127, which fits 16 bits.
-                let (evens, odds) = (_mm256_castsi256_si128(sums[t]), _mm256_extracti128_si256::<1>(sums[t]));
-                sums_of_32[t] = _mm_add_epi16(evens, odds);
+        for first in (0..n_blocks).step_by(run) {
+            let n = (n_blocks - first).min(run);
+            for (i, of_acts) in of_acts[..n].iter_mut().enumerate() {
+                for t in 0..N {
+                    let sums = evens_then_odds(load(acts[t].sums.as_ptr().add(16 * (first + i)).cast()));
+                    // At most 32 * 127, which fits 16 bits.
+                    let (evens, odds) = (_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
+                    of_acts[t] = (sums, _mm_add_epi16(evens, odds));
+                }
             }
-            for r in 0..TILE_ROWS {
-                if r % ASKED_FOR == 0 {
-                    prefetch(ahead.wrapping_add(TILE_ROWS * offset + r * bytes), ASKED_FOR * bytes);
-                }
-                let block = K::unpack(rows[r].add(offset), signed, &mut scratch);
-                if K::F16_AT.is_none() {
-                    (floats[0][r], floats[1][r]) = (scratch.scale, scratch.minimum_scale);
-                }
-                let mut row = [_mm256_setzero_si256(); N];
-                if K::Format::OFFSET > 0 && !signed {
-                    let offset = _mm256_set1_epi16(-i16::from(K::Format::OFFSET));
-                    let offsets = _mm256_mullo_epi16(block.scales, offset);
-                    for t in 0..N {
-                        row[t] = _mm256_madd_epi16(offsets, sums[t]);
+            for (r, row) in rows.iter().enumerate() {
+                for i in 0..n {
+                    let (offset, place) = ((first + i) * bytes, TILE_ROWS * first + r * n + i);
+                    if place % ASKED_FOR == 0 {
+                        prefetch(ahead.wrapping_add(place * bytes), ASKED_FOR * bytes);
                     }
-                }
-                // Without scales nothing else is in the way of the additions: two chains of them hide latency.
-                let mut odd = [_mm256_setzero_si256(); N];
-                let mut words = [_mm256_setzero_si256(); N];
-                for j in 0..8 {
-                    let scale = broadcast_16(block.scales, j);
+                    let sums = of_run[i].as_mut_ptr();
+                    let block = K::unpack(row.add(offset), signed, &mut scratch);
+                    if K::F16_AT.is_none() {
+                        ((*sums).floats[0][r], (*sums).floats[1][r]) = (scratch.scale, scratch.minimum_scale);
+                    }
+                    let mut row = [_mm256_setzero_si256(); N];
+                    if K::Format::OFFSET > 0 && !signed {
+                        let offset = _mm256_set1_epi16(-i16::from(K::Format::OFFSET));
+                        let offsets = _mm256_mullo_epi16(block.scales, offset);
+                        for t in 0..N {
+                            row[t] = _mm256_madd_epi16(offsets, of_acts[i][t].0);
+                        }
+                    }
+                    // Without scales nothing else is in the way of the additions: two chains of them hide latency.
+                    let mut odd = [_mm256_setzero_si256(); N];
+                    let mut words = [_mm256_setzero_si256(); N];
+                    for j in 0..8 {
+                        let scale = broadcast_16(block.scales, j);
+                        for t in 0..N {
+                            let at = acts[t].quants.as_ptr().add(256 * (first + i) + 32 * j);
+                            let (mut weights, mut activations) = (block.quants[j], load(at.cast()));
+                            if signed {
+                                activations = _mm256_sign_epi8(activations, weights);
+                                weights = _mm256_abs_epi8(weights);
+                            }
+                            if narrow {
+                                words[t] =
+                                    _mm256_add_epi16(words[t], _mm256_maddubs_epi16(weights, activations));
+                            } else if scaled {
+                                row[t] = S::words(row[t], _mm256_maddubs_epi16(weights, activations), scale);
+                            } else if j % 2 == 0 {
+                                row[t] = S::bytes(row[t], weights, activations);
+                            } else {
+                                odd[t] = S::bytes(odd[t], weights, activations);
+                            }
+                        }
+                    }
                     for t in 0..N {
-                        let (mut weights, mut activations) =
-                            (block.quants[j], load(activations[t].add(32 * j)));
-                        if signed {
-                            activations = _mm256_sign_epi8(activations, weights);
-                            weights = _mm256_abs_epi8(weights);
+                        if !scaled && !narrow {
+                            row[t] = _mm256_add_epi32(row[t], odd[t]);
                         }
                         if narrow {
-                            words[t] = _mm256_add_epi16(words[t], _mm256_maddubs_epi16(weights, activations));
-                        } else if scaled {
-                            row[t] = S::words(row[t], _mm256_maddubs_epi16(weights, activations), scale);
-                        } else if j % 2 == 0 {
-                            row[t] = S::bytes(row[t], weights, activations);
-                        } else {
-                            odd[t] = S::bytes(odd[t], weights, activations);
+                            row[t] = S::words(row[t], words[t], _mm256_set1_epi16(1));
+                        }
+                        (*sums).partial[t][r] = row[t];
+                        let (of_16, of_32) = of_acts[i][t];
+                        if K::Format::HAS_MINIMUMS && K::Format::GROUP == 16 {
+                            (*sums).minimums[t][r] = _mm256_madd_epi16(block.minimums, of_16);
+                        } else if K::Format::HAS_MINIMUMS {
+                            let row = _mm256_castsi256_si128(block.minimums);
+                            (*sums).minimums_of_32[t][r] = _mm_madd_epi16(row, of_32);
                         }
                     }
                 }
-                for t in 0..N {
-                    if !scaled && !narrow {
-                        row[t] = _mm256_add_epi32(row[t], odd[t]);
-                    }
-                    if narrow {
-                        row[t] = S::words(row[t], words[t], _mm256_set1_epi16(1));
-                    }
-                    partial[t][r] = row[t];
-                    if K::Format::HAS_MINIMUMS && K::Format::GROUP == 16 {
-                        minimums[t][r] = _mm256_madd_epi16(block.minimums, sums[t]);
-                    } else if K::Format::HAS_MINIMUMS {
-                        let row = _mm256_castsi256_si128(block.minimums);
-                        minimums_of_32[t][r] = _mm_madd_epi16(row, sums_of_32[t]);
-                    }
-                }
             }
-            let [scales, minimum_scales] = match K::F16_AT {
-                Some([scale, minimum]) => [
-                    _mm256_mul_ps(f16s(at(rows, offset + scale)), _mm256_set1_ps(K::FACTOR)),
-                    f16s(at(rows, offset + minimum)),
-                ],
-                None => [_mm256_loadu_ps(floats[0].as_ptr()), _mm256_loadu_ps(floats[1].as_ptr())],
-            };
-            for t in 0..N {
-                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(b));
-                let sums = _mm256_cvtepi32_ps(sum_rows(partial[t]));
-                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
-                if K::Format::HAS_MINIMUMS {
-                    let sums = match K::Format::GROUP {
-                        16 => sum_rows(minimums[t]),
-                        _ => sum_half_rows(minimums_of_32[t]),
-                    };
-                    let scales = _mm256_mul_ps(minimum_scales, scale);
-                    acc[t] = _mm256_fnmadd_ps(scales, _mm256_cvtepi32_ps(sums), acc[t]);
+            for (i, sums) in of_run[..n].iter().enumerate() {
+                let (b, sums) = (first + i, sums.as_ptr());
+                let [scales, minimum_scales] = match K::F16_AT {
+                    Some([scale, minimum]) => [
+                        _mm256_mul_ps(f16s(at(rows, b * bytes + scale)), _mm256_set1_ps(K::FACTOR)),
+                        f16s(at(rows, b * bytes + minimum)),
+                    ],
+                    None => {
+                        let [scales, minimum_scales] = (*sums).floats;
+                        [_mm256_loadu_ps(scales.as_ptr()), _mm256_loadu_ps(minimum_scales.as_ptr())]
+                    }
+                };
+                for t in 0..N {
+                    let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(b));
+                    let of_rows = _mm256_cvtepi32_ps(sum_rows((*sums).partial[t]));
+                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), of_rows, acc[t]);
+                    if K::Format::HAS_MINIMUMS {
+                        let of_rows = match K::Format::GROUP {
+                            16 => sum_rows((*sums).minimums[t]),
+                            _ => sum_half_rows((*sums).minimums_of_32[t]),
+                        };
+                        let scales = _mm256_mul_ps(minimum_scales, scale);
+                        acc[t] = _mm256_fnmadd_ps(scales, _mm256_cvtepi32_ps(of_rows), acc[t]);
+                    }
                 }
             }
         }

@@ -17,6 +17,22 @@ pub(super) fn ahead(rows: &TileRows) -> *const u8 {
     rows[0].wrapping_add(row_bytes.wrapping_mul(DISTANCE_ROWS))
 }
 
+/// Super-blocks that are read of one row before the next with few rows of activations: so many that rows of 4,096
+/// weights are one stream of memory, so few that what is kept of them stays in the first-level cache.
+pub(super) const RUN: usize = 16;
+
+/// Up to so many rows of activations are multiplied with runs: with more, what is kept is too much.
+pub(super) const RUN_ACTS: usize = 2;
+
+/// What to ask for while rows of `n_blocks` super-blocks are read in runs, one after the other in memory. Rows that are
+/// one run are one stream, for which little in advance is best; of others the next tile must be there in whole. Not a
+/// multiple of 4096 bytes more: such addresses share a set of the cache.
+#[inline]
+pub(super) fn ahead_of_runs(rows: &TileRows, n_blocks: usize, block_bytes: usize) -> *const u8 {
+    let tile = if n_blocks > RUN { TILE_ROWS * n_blocks * block_bytes } else { 0 };
+    rows[0].wrapping_add(tile + (7 << 10))
+}
+
 /// Asks for the cache lines of `len_bytes` bytes from `p` on, for the second-level cache: the first level has fewer
 /// requests under way than memory needs. Any address will do, a prefetch never faults.
 #[inline(always)]
