@@ -19,6 +19,7 @@ use crate::kernels::format::*;
 use crate::kernels::isa::Isa;
 use rawrz_gguf::TensorType;
 use std::arch::x86_64::*;
+use std::mem::MaybeUninit;
 
 pub(super) fn dot_of(ty: TensorType, isa: Isa) -> Option<Dot> {
     match isa {
@@ -202,6 +203,14 @@ fn of_halves(low: i32, high: i32) -> __m512i {
     _mm512_mask_set1_epi32(_mm512_set1_epi32(low), 0xFF00, high)
 }
 
+/// Of a block of each row of a tile, what waits for the scales.
+struct Sums<const N: usize> {
+    partial: [[__m512i; TILE_ROWS]; N],
+    minimums: [[__m256i; TILE_ROWS]; N],
+    scales: [f32; TILE_ROWS],
+    minimum_scales: [f32; TILE_ROWS],
+}
+
 /// The types of 256 that have no code of their own: quants in order, a scale for each 16 unless there is but one.
 #[inline]
 #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
@@ -210,78 +219,87 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
     acts: [Row256<'_>; N],
     out: &mut TileOut<N>,
 ) {
-    let bytes = F::TYPE.block_bytes();
-    let ahead = x86::ahead(rows);
+    let (n_blocks, bytes) = (acts[0].scales.len(), F::TYPE.block_bytes());
+    let (run, ahead) = match N {
+        ..=x86::RUN_ACTS => (x86::RUN, x86::ahead_of_runs(rows, n_blocks, bytes)),
+        _ => (1, x86::ahead(rows)),
+    };
     let mut block = Super::EMPTY;
+    // Of the blocks of a run; every element is written for each run.
+    let mut of_run: [MaybeUninit<Sums<N>>; x86::RUN] = [const { MaybeUninit::uninit() }; x86::RUN];
     // SAFETY: every row has a block for each block of activations, which has 256 quants and 16 sums; the caller has
     // the instruction set.
     unsafe {
         let mut acc = [_mm256_setzero_ps(); N];
-        for b in 0..acts[0].scales.len() {
-            let mut partial = [[_mm512_setzero_si512(); TILE_ROWS]; N];
-            let mut minimums = [[_mm256_setzero_si256(); TILE_ROWS]; N];
-            let (mut scales, mut minimum_scales) = ([0.0f32; TILE_ROWS], [0.0f32; TILE_ROWS]);
-            for r in 0..TILE_ROWS {
-                let row = rows[r].add(b * bytes);
-                x86::prefetch(ahead.wrapping_add((TILE_ROWS * b + r) * bytes), bytes);
-                let quants = F::quarters_512(row, &mut block);
-                (scales[r], minimum_scales[r]) = (block.scale, block.minimum_scale);
-                let of_16 = _mm256_loadu_si256(block.scales.as_ptr().cast());
-                let wide_scales = _mm512_cvtepi16_epi32(of_16);
-                for t in 0..N {
-                    let acts = &acts[t];
-                    let at = acts.quants.as_ptr().add(256 * b);
-                    // Without scales all products go on in one sum.
-                    let mut products = [_mm512_setzero_si512(); 4];
-                    for i in 0..4 {
-                        let quants_256 = _mm512_loadu_si512(at.add(64 * i).cast());
-                        let i_of_sum = if F::GROUP == 256 { i % 2 } else { i };
-                        let sum = &mut products[i_of_sum];
-                        *sum = match F::MAX_QUANT {
-                            ..128 => D::dp(*sum, quants[i], quants_256),
-                            _ => D::dp_8_bit(*sum, quants[i], quants_256),
-                        };
-                    }
-                    let mut sum = if F::GROUP == 256 {
-                        _mm512_add_epi32(products[0], products[1])
-                    } else if 4 * 127 * F::MAX_QUANT as usize <= i16::MAX as usize {
-                        let wide = _mm512_castsi256_si512(of_16);
-                        let low = _mm512_permutexvar_epi16(packed_scales(0), wide);
-                        let high = _mm512_permutexvar_epi16(packed_scales(8), wide);
-                        scaled::<D>(packed_16(products), low, high)
-                    } else {
-                        let mut sum = _mm512_setzero_si512();
-                        for (quarter, products) in products.into_iter().enumerate() {
-                            // 128 bits are a group of 16.
-                            let pick = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-                            let pick = _mm512_add_epi32(pick, _mm512_set1_epi32(4 * quarter as i32));
-                            let scale = _mm512_permutexvar_epi32(pick, wide_scales);
-                            sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(products, scale));
+        for first in (0..n_blocks).step_by(run) {
+            let n = (n_blocks - first).min(run);
+            for (r, row) in rows.iter().enumerate() {
+                for i in 0..n {
+                    let b = first + i;
+                    x86::prefetch(ahead.wrapping_add((TILE_ROWS * first + r * n + i) * bytes), bytes);
+                    let place = of_run[i].as_mut_ptr();
+                    let quants = F::quarters_512(row.add(b * bytes), &mut block);
+                    ((*place).scales[r], (*place).minimum_scales[r]) = (block.scale, block.minimum_scale);
+                    let of_16 = _mm256_loadu_si256(block.scales.as_ptr().cast());
+                    let wide_scales = _mm512_cvtepi16_epi32(of_16);
+                    for t in 0..N {
+                        let acts = &acts[t];
+                        let at = acts.quants.as_ptr().add(256 * b);
+                        // Without scales all products go on in one sum.
+                        let mut products = [_mm512_setzero_si512(); 4];
+                        for i in 0..4 {
+                            let quants_256 = _mm512_loadu_si512(at.add(64 * i).cast());
+                            let i_of_sum = if F::GROUP == 256 { i % 2 } else { i };
+                            let sum = &mut products[i_of_sum];
+                            *sum = match F::MAX_QUANT {
+                                ..128 => D::dp(*sum, quants[i], quants_256),
+                                _ => D::dp_8_bit(*sum, quants[i], quants_256),
+                            };
                         }
-                        sum
-                    };
-                    let sums = _mm256_loadu_si256(acts.sums.as_ptr().add(16 * b).cast());
-                    if F::OFFSET != 0 {
-                        let offset = _mm256_set1_epi32(i32::from(F::OFFSET));
-                        let offset = _mm256_mullo_epi32(_mm256_madd_epi16(of_16, sums), offset);
-                        sum = _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
-                    }
-                    partial[t][r] = sum;
-                    if F::HAS_MINIMUMS {
-                        let of_16 = _mm256_loadu_si256(block.minimums.as_ptr().cast());
-                        minimums[t][r] = _mm256_madd_epi16(of_16, sums);
+                        let mut sum = if F::GROUP == 256 {
+                            _mm512_add_epi32(products[0], products[1])
+                        } else if 4 * 127 * F::MAX_QUANT as usize <= i16::MAX as usize {
+                            let wide = _mm512_castsi256_si512(of_16);
+                            let low = _mm512_permutexvar_epi16(packed_scales(0), wide);
+                            let high = _mm512_permutexvar_epi16(packed_scales(8), wide);
+                            scaled::<D>(packed_16(products), low, high)
+                        } else {
+                            let mut sum = _mm512_setzero_si512();
+                            for (quarter, products) in products.into_iter().enumerate() {
+                                // 128 bits are a group of 16.
+                                let pick = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                                let pick = _mm512_add_epi32(pick, _mm512_set1_epi32(4 * quarter as i32));
+                                let scale = _mm512_permutexvar_epi32(pick, wide_scales);
+                                sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(products, scale));
+                            }
+                            sum
+                        };
+                        let sums = _mm256_loadu_si256(acts.sums.as_ptr().add(16 * b).cast());
+                        if F::OFFSET != 0 {
+                            let offset = _mm256_set1_epi32(i32::from(F::OFFSET));
+                            let offset = _mm256_mullo_epi32(_mm256_madd_epi16(of_16, sums), offset);
+                            sum = _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
+                        }
+                        (*place).partial[t][r] = sum;
+                        if F::HAS_MINIMUMS {
+                            let of_16 = _mm256_loadu_si256(block.minimums.as_ptr().cast());
+                            (*place).minimums[t][r] = _mm256_madd_epi16(of_16, sums);
+                        }
                     }
                 }
             }
-            let scales = _mm256_loadu_ps(scales.as_ptr());
-            let minimum_scales = _mm256_loadu_ps(minimum_scales.as_ptr());
-            for t in 0..N {
-                let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(b));
-                let sums = _mm256_cvtepi32_ps(sum_rows(partial[t]));
-                acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), sums, acc[t]);
-                if F::HAS_MINIMUMS {
-                    let sums = _mm256_cvtepi32_ps(x86::sum_rows(minimums[t]));
-                    acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), sums, acc[t]);
+            for (i, sums) in of_run[..n].iter().enumerate() {
+                let sums = sums.as_ptr();
+                let scales = _mm256_loadu_ps((&raw const (*sums).scales).cast());
+                let minimum_scales = _mm256_loadu_ps((&raw const (*sums).minimum_scales).cast());
+                for t in 0..N {
+                    let scale = _mm256_set1_ps(*acts[t].scales.get_unchecked(first + i));
+                    let of_rows = _mm256_cvtepi32_ps(sum_rows((*sums).partial[t]));
+                    acc[t] = _mm256_fmadd_ps(_mm256_mul_ps(scales, scale), of_rows, acc[t]);
+                    if F::HAS_MINIMUMS {
+                        let of_rows = _mm256_cvtepi32_ps(x86::sum_rows((*sums).minimums[t]));
+                        acc[t] = _mm256_fnmadd_ps(_mm256_mul_ps(minimum_scales, scale), of_rows, acc[t]);
+                    }
                 }
             }
         }

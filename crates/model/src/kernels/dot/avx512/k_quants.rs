@@ -7,7 +7,6 @@
 
 use super::x86::{RUN, RUN_ACTS};
 use super::*;
-use std::mem::MaybeUninit;
 
 /// Blocks that are summed up together; with many rows of activations, those that are read of one row of weights
 /// before the next.
@@ -27,9 +26,9 @@ pub(super) trait KQuant {
 
     /// # Safety
     /// `blocks` starts four blocks, the activations are there, and the caller has the instruction set.
-    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> Sums<N>;
+    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> BlockSums<N>;
 
-    /// The scales of a block of each row, and what their minimums are multiplied with, from the words of [`Sums`].
+    /// The scales of a block of each row, and what their minimums are multiplied with, from the words of [`BlockSums`].
     ///
     /// # Safety
     /// The caller has the instruction set.
@@ -48,7 +47,7 @@ pub(super) trait KQuant {
 }
 
 /// Of each of four blocks of a row, 32 bits.
-pub(super) struct Sums<const N: usize> {
+pub(super) struct BlockSums<const N: usize> {
     /// Products times the scales of their groups, for each row of activations.
     products: [__m128i; N],
     /// Activations times the minimums of their groups.
@@ -261,7 +260,7 @@ impl<const HIGH: bool> KQuant for K4<HIGH> {
 
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> Sums<N> {
+    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> BlockSums<N> {
         let zero = _mm512_setzero_si512();
         // SAFETY: as the caller promises.
         unsafe {
@@ -280,7 +279,7 @@ impl<const HIGH: bool> KQuant for K4<HIGH> {
             }
             let heads = Self::heads::<BLOCKS>(blocks);
             let (scales, minimums) = six_bits_of_4(heads);
-            let mut sums = Sums {
+            let mut sums = BlockSums {
                 products: [_mm_setzero_si128(); N],
                 minimums: [_mm_setzero_si128(); N],
                 words: _mm512_castsi512_si128(transposed_quarters(heads)),
@@ -500,7 +499,7 @@ impl KQuant for Q6 {
 
     #[inline]
     #[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
-    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> Sums<N> {
+    unsafe fn sums<D: Dp, const N: usize>(blocks: *const u8, acts: [&Self::Acts; N]) -> BlockSums<N> {
         // SAFETY: as the caller promises.
         unsafe {
             let mut products = [[_mm512_setzero_si512(); BLOCKS]; N];
@@ -513,7 +512,7 @@ impl KQuant for Q6 {
                 }
             }
             let word = |j: usize| blocks.add((j + 1) * Self::BYTES - 4);
-            let mut sums = Sums {
+            let mut sums = BlockSums {
                 products: [_mm_setzero_si128(); N],
                 minimums: [_mm_setzero_si128(); N],
                 words: words_4([word(0), word(1), word(2), word(3)]),
