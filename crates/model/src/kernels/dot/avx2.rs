@@ -365,17 +365,19 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
         };
         // Of the blocks of a run; every element is written for each run.
         let mut of_run: [MaybeUninit<Sums<N>>; RUN] = [const { MaybeUninit::uninit() }; RUN];
-        let mut of_acts = [[(_mm256_setzero_si256(), _mm_setzero_si128()); N]; RUN];
+        let mut of_acts: [[MaybeUninit<(__m256i, __m128i)>; N]; RUN] =
+            [const { [const { MaybeUninit::uninit() }; N] }; RUN];
         let mut scratch = Super::EMPTY;
         let mut acc = [_mm256_setzero_ps(); N];
         for first in (0..n_blocks).step_by(run) {
-            let n = (n_blocks - first).min(run);
+            // Written so that the compiler knows a single block, whose loop then takes no registers.
+            let n = if run == 1 { 1 } else { (n_blocks - first).min(run) };
             for (i, of_acts) in of_acts[..n].iter_mut().enumerate() {
                 for t in 0..N {
                     let sums = evens_then_odds(load(acts[t].sums.as_ptr().add(16 * (first + i)).cast()));
                     // At most 32 * 127, which fits 16 bits.
                     let (evens, odds) = (_mm256_castsi256_si128(sums), _mm256_extracti128_si256::<1>(sums));
-                    of_acts[t] = (sums, _mm_add_epi16(evens, odds));
+                    of_acts[t].write((sums, _mm_add_epi16(evens, odds)));
                 }
             }
             for (r, row) in rows.iter().enumerate() {
@@ -385,6 +387,10 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
                         prefetch(ahead.wrapping_add(place * bytes), ASKED_FOR * bytes);
                     }
                     let sums = of_run[i].as_mut_ptr();
+                    let mut activations = [std::ptr::null::<u8>(); N];
+                    for t in 0..N {
+                        activations[t] = acts[t].quants.as_ptr().add(256 * (first + i)).cast();
+                    }
                     let block = K::unpack(row.add(offset), signed, &mut scratch);
                     if K::F16_AT.is_none() {
                         ((*sums).floats[0][r], (*sums).floats[1][r]) = (scratch.scale, scratch.minimum_scale);
@@ -394,7 +400,7 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
                         let offset = _mm256_set1_epi16(-i16::from(K::Format::OFFSET));
                         let offsets = _mm256_mullo_epi16(block.scales, offset);
                         for t in 0..N {
-                            row[t] = _mm256_madd_epi16(offsets, of_acts[i][t].0);
+                            row[t] = _mm256_madd_epi16(offsets, of_acts[i][t].assume_init_ref().0);
                         }
                     }
                     // Without scales nothing else is in the way of the additions: two chains of them hide latency.
@@ -403,8 +409,8 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
                     for j in 0..8 {
                         let scale = broadcast_16(block.scales, j);
                         for t in 0..N {
-                            let at = acts[t].quants.as_ptr().add(256 * (first + i) + 32 * j);
-                            let (mut weights, mut activations) = (block.quants[j], load(at.cast()));
+                            let (mut weights, mut activations) =
+                                (block.quants[j], load(activations[t].add(32 * j)));
                             if signed {
                                 activations = _mm256_sign_epi8(activations, weights);
                                 weights = _mm256_abs_epi8(weights);
@@ -429,7 +435,7 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
                             row[t] = S::words(row[t], words[t], _mm256_set1_epi16(1));
                         }
                         (*sums).partial[t][r] = row[t];
-                        let (of_16, of_32) = of_acts[i][t];
+                        let (of_16, of_32) = *of_acts[i][t].assume_init_ref();
                         if K::Format::HAS_MINIMUMS && K::Format::GROUP == 16 {
                             (*sums).minimums[t][r] = _mm256_madd_epi16(block.minimums, of_16);
                         } else if K::Format::HAS_MINIMUMS {

@@ -232,7 +232,8 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
     unsafe {
         let mut acc = [_mm256_setzero_ps(); N];
         for first in (0..n_blocks).step_by(run) {
-            let n = (n_blocks - first).min(run);
+            // Written so that the compiler knows a single block, whose loop then takes no registers.
+            let n = if run == 1 { 1 } else { (n_blocks - first).min(run) };
             for (r, row) in rows.iter().enumerate() {
                 for i in 0..n {
                     let b = first + i;
