@@ -77,9 +77,7 @@ pub(crate) struct Activations {
     quants_256: Vec<i8>,
     scales_256: Vec<f32>,
     sums_256: Vec<i16>,
-    #[cfg(target_arch = "x86_64")]
     quants_by_nibble: Vec<i8>,
-    #[cfg(target_arch = "x86_64")]
     sums_of_32: Vec<i16>,
     has_32: bool,
     has_256: bool,
@@ -183,21 +181,26 @@ impl Activations {
         self.quants_256.resize(k * self.n_rows.next_multiple_of(PADDING), 0);
         self.scales_256.resize(blocks * self.n_rows, 0.0);
         self.sums_256.resize(k / 16 * self.n_rows, 0);
-        self.by_block = self.n_rows >= tile::LEAST_ROWS && tile::takes_blocks(ops.isa());
+        let few = self.n_rows < tile::LEAST_ROWS;
+        self.by_block = !few && tile::takes_blocks(ops.isa());
+        let derived = if cfg!(target_arch = "x86_64") && few { k * self.n_rows } else { 0 };
+        self.quants_by_nibble.resize(derived, 0);
+        self.sums_of_32.resize(if self.by_block { self.sums_256.len() / 2 } else { derived / 32 }, 0);
         if self.by_block {
             let (n, floats) = (self.n_rows, &self.floats);
             let mut columns: Vec<_> = self
                 .quants_256
                 .chunks_mut(BLOCK_256 * n.next_multiple_of(PADDING))
                 .zip(self.scales_256.chunks_mut(n))
-                .zip(self.sums_256.chunks_mut(16 * n))
+                .zip(self.sums_256.chunks_mut(16 * n).zip(self.sums_of_32.chunks_mut(8 * n)))
                 .enumerate()
                 .collect();
-            pool.run_on(&mut columns, &|(b, ((quants, scales), sums))| {
+            pool.run_on(&mut columns, &|(b, ((quants, scales), (sums, sums_of_32)))| {
                 let rows = quants.chunks_mut(BLOCK_256).zip(scales.chunks_mut(1)).zip(sums.chunks_mut(16));
                 for (((quants, scale), sums), x) in rows.zip(floats.chunks(k)) {
                     ops.quantize_256(&x[*b * BLOCK_256..][..BLOCK_256], quants, scale, sums);
                 }
+                add_pairs(sums, sums_of_32);
             });
         } else {
             let mut rows: Vec<_> = self
@@ -210,35 +213,14 @@ impl Activations {
             pool.run_on(&mut rows, &|(((x, quants), scales), sums)| {
                 ops.quantize_256(x, quants, scales, sums);
             });
+            // Of few rows, and where kernels take them: else there is no room for them.
+            let quants = self.quants_256.as_chunks::<32>().0;
+            for (i, to) in self.quants_by_nibble.as_chunks_mut::<32>().0.iter_mut().enumerate() {
+                *to = quants[i / 4 * 4 + [0, 2, 1, 3][i % 4]];
+            }
+            add_pairs(&self.sums_256, &mut self.sums_of_32);
         }
-        #[cfg(target_arch = "x86_64")]
-        self.derive(pool);
         self.has_256 = true;
-    }
-
-    /// What AVX-512 kernels take besides.
-    #[cfg(target_arch = "x86_64")]
-    fn derive(&mut self, pool: &Pool) {
-        fn add_pairs(of_32: &mut [i16], of_16: &[i16]) {
-            // At most 32 * 127, which fits 16 bits.
-            of_32.iter_mut().zip(of_16.as_chunks().0).for_each(|(sum, [a, b])| *sum = a + b);
-        }
-
-        let few = if self.n_rows < tile::LEAST_ROWS { self.row_len * self.n_rows } else { 0 };
-        self.quants_by_nibble.resize(few, 0);
-        let quants = self.quants_256[..few].as_chunks::<32>().0;
-        for (i, to) in self.quants_by_nibble.as_chunks_mut::<32>().0.iter_mut().enumerate() {
-            *to = quants[i / 4 * 4 + [0, 2, 1, 3][i % 4]];
-        }
-        self.sums_of_32.resize(if self.by_block { self.sums_256.len() / 2 } else { few / 32 }, 0);
-        if self.by_block {
-            let n = self.n_rows;
-            let mut blocks: Vec<_> =
-                self.sums_of_32.chunks_mut(8 * n).zip(self.sums_256.chunks(16 * n)).collect();
-            pool.run_on(&mut blocks, &|(of_32, of_16)| add_pairs(of_32, of_16));
-        } else {
-            add_pairs(&mut self.sums_of_32, &self.sums_256);
-        }
     }
 
     /// Row `row` as floats.
@@ -269,7 +251,7 @@ impl Activations {
     /// Row `row` in super-blocks of 256; `prepare` was called for them.
     #[inline]
     pub(crate) fn row_256(&self, row: usize) -> Row256<'_> {
-        debug_assert!(self.has_256 && !self.by_block);
+        assert!(self.has_256 && !self.by_block);
         let (k, blocks) = (self.row_len, self.row_len / BLOCK_256);
         Row256 {
             quants: &self.quants_256[row * k..][..k],
@@ -307,4 +289,9 @@ impl Activations {
         );
         self.quants_32[row * len + at..].as_ptr()
     }
+}
+
+/// Sums of 32 from sums of 16: at most 32 * 127, which fits 16 bits.
+fn add_pairs(of_16: &[i16], of_32: &mut [i16]) {
+    of_32.iter_mut().zip(of_16.as_chunks().0).for_each(|(sum, [a, b])| *sum = a + b);
 }

@@ -359,10 +359,7 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
     // SAFETY: every row has a block for each block of activations, which has 256 quants, 16 sums and a scale;
     // arrays of floats are 8 long.
     unsafe {
-        let (run, ahead) = match N {
-            ..=RUN_ACTS => (RUN, ahead_of_runs(rows, n_blocks, bytes)),
-            _ => (1, ahead(rows)),
-        };
+        let (run, ahead) = runs(N, rows, n_blocks, bytes);
         // Of the blocks of a run; every element is written for each run.
         let mut of_run: [MaybeUninit<Sums<N>>; RUN] = [const { MaybeUninit::uninit() }; RUN];
         let mut of_acts: [[MaybeUninit<(__m256i, __m128i)>; N]; RUN] =
@@ -370,8 +367,7 @@ unsafe fn dot_256<K: Unpack256, S: Set, const N: usize>(
         let mut scratch = Super::EMPTY;
         let mut acc = [_mm256_setzero_ps(); N];
         for first in (0..n_blocks).step_by(run) {
-            // Written so that the compiler knows a single block, whose loop then takes no registers.
-            let n = if run == 1 { 1 } else { (n_blocks - first).min(run) };
+            let n = (n_blocks - first).min(run);
             for (i, of_acts) in of_acts[..n].iter_mut().enumerate() {
                 for t in 0..N {
                     let sums = evens_then_odds(load(acts[t].sums.as_ptr().add(16 * (first + i)).cast()));

@@ -220,10 +220,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
     out: &mut TileOut<N>,
 ) {
     let (n_blocks, bytes) = (acts[0].scales.len(), F::TYPE.block_bytes());
-    let (run, ahead) = match N {
-        ..=x86::RUN_ACTS => (x86::RUN, x86::ahead_of_runs(rows, n_blocks, bytes)),
-        _ => (1, x86::ahead(rows)),
-    };
+    let (run, ahead) = x86::runs(N, rows, n_blocks, bytes);
     let mut block = Super::EMPTY;
     // Of the blocks of a run; every element is written for each run.
     let mut of_run: [MaybeUninit<Sums<N>>; x86::RUN] = [const { MaybeUninit::uninit() }; x86::RUN];
@@ -232,8 +229,7 @@ unsafe fn dot_256<F: Format256, D: Dp, const N: usize>(
     unsafe {
         let mut acc = [_mm256_setzero_ps(); N];
         for first in (0..n_blocks).step_by(run) {
-            // Written so that the compiler knows a single block, whose loop then takes no registers.
-            let n = if run == 1 { 1 } else { (n_blocks - first).min(run) };
+            let n = (n_blocks - first).min(run);
             for (r, row) in rows.iter().enumerate() {
                 for i in 0..n {
                     let b = first + i;

@@ -33,6 +33,22 @@ pub(super) fn ahead_of_runs(rows: &TileRows, n_blocks: usize, block_bytes: usize
     rows[0].wrapping_add(tile + (7 << 10))
 }
 
+/// For `n_acts` rows of activations: how many blocks of a row are read before the next row, and what to ask for
+/// meanwhile.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn runs(
+    n_acts: usize,
+    rows: &TileRows,
+    n_blocks: usize,
+    block_bytes: usize,
+) -> (usize, *const u8) {
+    match n_acts {
+        ..=RUN_ACTS => (RUN, ahead_of_runs(rows, n_blocks, block_bytes)),
+        _ => (1, ahead(rows)),
+    }
+}
+
 /// Asks for the cache lines of `len_bytes` bytes from `p` on, for the second-level cache: the first level has fewer
 /// requests under way than memory needs. Any address will do, a prefetch never faults.
 #[inline(always)]

@@ -151,6 +151,32 @@ unsafe fn add_run<Q: KQuant, D: Dp, const N: usize>(
     }
 }
 
+/// The activations of a block.
+///
+/// # Safety
+/// 256 of them at `quants` are readable.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn quants_of_block(quants: *const i8) -> [__m512i; 4] {
+    // SAFETY: as the caller promises.
+    std::array::from_fn(|i| unsafe { _mm512_loadu_si512(quants.add(64 * i).cast()) })
+}
+
+/// Products of four quants, [packed](packed_16).
+///
+/// # Safety
+/// The caller has the instruction set of `D`.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+unsafe fn packed_products<D: Dp>(weights: [__m512i; 4], acts: [__m512i; 4]) -> [__m512i; 2] {
+    let mut products = [_mm512_setzero_si512(); 4];
+    for i in 0..4 {
+        // SAFETY: as the caller promises.
+        products[i] = unsafe { D::dp(products[i], weights[i], acts[i]) };
+    }
+    packed_16(products)
+}
+
 /// From 32 bits of four blocks of each row: of each block, those of all rows.
 ///
 /// # Safety
@@ -168,13 +194,20 @@ unsafe fn transposed(rows: &[MaybeUninit<__m128i>; TILE_ROWS]) -> [__m256i; BLOC
         let (low, high) = (_mm512_loadu_si512(rows), _mm512_loadu_si512(rows.add(1)));
         let first = _mm512_permutex2var_epi32(low, two_blocks(0), high);
         let last = _mm512_permutex2var_epi32(low, two_blocks(2), high);
-        [
-            _mm512_castsi512_si256(first),
-            _mm512_extracti64x4_epi64::<1>(first),
-            _mm512_castsi512_si256(last),
-            _mm512_extracti64x4_epi64::<1>(last),
-        ]
+        halves([first, last])
     }
+}
+
+/// The lower and upper half of the first, then of the second.
+#[inline]
+#[target_feature(enable = "avx512bw,avx512dq,avx512vl")]
+fn halves([first, second]: [__m512i; 2]) -> [__m256i; 4] {
+    [
+        _mm512_castsi512_si256(first),
+        _mm512_extracti64x4_epi64::<1>(first),
+        _mm512_castsi512_si256(second),
+        _mm512_extracti64x4_epi64::<1>(second),
+    ]
 }
 
 /// Adds up four parts of 128 bits.
@@ -269,6 +302,7 @@ impl<const HIGH: bool> KQuant for K4<HIGH> {
             for j in 0..BLOCKS {
                 let weights = Self::quants(blocks.add(j * Self::BYTES));
                 for t in 0..N {
+                    // Loaded one by one: all four at once are too many for the registers.
                     let mut products = [zero; 4];
                     for i in 0..4 {
                         let acts = _mm512_loadu_si512(acts[t].0.add(256 * j + 64 * i).cast());
@@ -325,8 +359,8 @@ impl<const HIGH: bool> KQuant for K4<HIGH> {
             let mut sums = [_mm512_setzero_si512(); N];
             for t in 0..N {
                 let of_blocks = &acts[t].quants_by_nibble[256 * first..][..256 * COUNT];
-                for (i, of_64) in of_blocks.chunks_exact(64).enumerate() {
-                    quants[t][i / 4][i % 4] = _mm512_loadu_si512(of_64.as_ptr().cast());
+                for (quants, of_block) in quants[t].iter_mut().zip(of_blocks.chunks_exact(256)) {
+                    *quants = quants_of_block(of_block.as_ptr());
                 }
                 sums[t] = sums_of_32::<COUNT>(&acts[t], first);
             }
@@ -343,11 +377,8 @@ impl<const HIGH: bool> KQuant for K4<HIGH> {
                     let low = _mm512_permutexvar_epi16(group_scales(j, 0), scales);
                     let high = _mm512_permutexvar_epi16(group_scales(j, 4), scales);
                     for t in 0..N {
-                        let mut sums = [_mm512_setzero_si512(); 4];
-                        for i in 0..4 {
-                            sums[i] = D::dp(sums[i], weights[i], quants[t][j][i]);
-                        }
-                        (*products)[t][j][r] = scaled::<D>(packed_16(sums), low, high);
+                        let packed = packed_products::<D>(weights, quants[t][j]);
+                        (*products)[t][j][r] = scaled::<D>(packed, low, high);
                     }
                 }
             }
@@ -380,12 +411,7 @@ fn by_block(low: __m512i, high: __m512i) -> [__m256i; BLOCKS] {
     // Lanes: two blocks of `low`, two of `high`.
     let first = _mm512_shuffle_i32x4::<0xD8>(first, first);
     let last = _mm512_shuffle_i32x4::<0xD8>(last, last);
-    [
-        _mm512_castsi512_si256(first),
-        _mm512_extracti64x4_epi64::<1>(first),
-        _mm512_castsi512_si256(last),
-        _mm512_extracti64x4_epi64::<1>(last),
-    ]
+    halves([first, last])
 }
 
 /// The first 32 bits of each 128 of four rows: in 128 bits a block, one row in each lane.
@@ -454,17 +480,13 @@ impl Q6 {
         acts: *const i8,
         sums_of_acts: *const i16,
     ) -> __m512i {
-        let zero = _mm512_setzero_si512();
         let wide = _mm512_castsi256_si512(of_16);
         let low = _mm512_permutexvar_epi16(packed_scales(0), wide);
         let high = _mm512_permutexvar_epi16(packed_scales(8), wide);
         // SAFETY: as the caller promises.
         unsafe {
-            let mut products = [zero; 4];
-            for i in 0..4 {
-                products[i] = D::dp(zero, weights[i], _mm512_loadu_si512(acts.add(64 * i).cast()));
-            }
-            let sum = scaled::<D>(packed_16(products), low, high);
+            let packed = packed_products::<D>(weights, quants_of_block(acts));
+            let sum = scaled::<D>(packed, low, high);
             // Quants are 32 too large.
             let sums_of_acts = _mm256_loadu_si256(sums_of_acts.cast());
             let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(of_16, sums_of_acts));
