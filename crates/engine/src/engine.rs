@@ -163,7 +163,7 @@ impl Engine {
         if matches!(planner.plan()?.route, Route::Mapped) {
             // Beside the tokenizer, whose size decides at last.
             mapped.expect_whole_reads();
-            mapped.map_ahead(model.plan().reads.iter().map(|read| read.extent));
+            mapped.read_ahead(model.plan().reads.iter().map(|read| read.extent));
         }
         let tokenizer = Tokenizer::from_gguf(shards.first())?;
         let planner = planner.with_tokenizer(tokenizer.heap_bytes() as u64);

@@ -4,7 +4,7 @@ use crate::mapped::MappedSource;
 use crate::os;
 use std::io;
 
-/// Bytes that are touched between two looks at whether to stop, and that the system is asked for ahead.
+/// Bytes that are read between two looks at whether to stop.
 const STEP_BYTES: usize = 32 << 20;
 
 /// Distance of touched bytes: the smallest page in use.
@@ -46,9 +46,11 @@ impl MappedSource {
                 if is_cancelled() {
                     return Err(io::ErrorKind::Interrupted.into());
                 }
-                let step = &bytes[from..bytes.len().min(from + STEP_BYTES)];
-                part.advise_will_need(from, step.len());
-                step.iter().step_by(PAGE_BYTES).for_each(|byte| _ = std::hint::black_box(*byte));
+                let step = from..bytes.len().min(from + STEP_BYTES);
+                if !part.populate(step.clone()) {
+                    part.advise_will_need(from, step.len());
+                    bytes[step].iter().step_by(PAGE_BYTES).for_each(|byte| _ = std::hint::black_box(*byte));
+                }
             }
             if lock {
                 part.lock()?;

@@ -1,6 +1,6 @@
 //! The mapped source: the page cache itself, lent without a copy.
 
-use crate::ahead::MapAhead;
+use crate::ahead::ReadAhead;
 use crate::extent::Extent;
 use crate::file::{FileIdentity, OpenError, Part, PartedFile};
 use crate::lease::{Health, Lease};
@@ -76,9 +76,14 @@ impl MappedPart {
             || os::is_resident(&self.map, range.start) && os::is_resident(&self.map, range.end - 1)
     }
 
-    /// Maps the pages of `range` if they are in the page cache; `false` when they were not.
-    pub(crate) fn map_resident(&self, range: Range<usize>) -> bool {
-        self.is_resident(&range) && os::populate(&self.map, range.start, range.len())
+    /// Reads and maps `range`; `false` where that cannot be done.
+    pub(crate) fn populate(&self, range: Range<usize>) -> bool {
+        os::populate(&self.map, range.start, range.len())
+    }
+
+    /// Whether the system knows how to [`populate`](MappedPart::populate).
+    pub(crate) fn can_populate(&self) -> bool {
+        self.populate(0..0)
     }
 
     /// Keeps the part in memory while it is mapped.
@@ -125,7 +130,7 @@ impl AsRef<[u8]> for MappedBytes {
 
 /// Where the first pass over a plan stands with its advice to the system.
 #[derive(Debug, Default)]
-struct ReadAhead {
+struct Advised {
     /// The plan of the pass, in reading order.
     extents: Vec<Extent>,
     /// Index of the next extent that a lease is expected for.
@@ -142,10 +147,11 @@ struct ReadAhead {
 #[derive(Debug)]
 pub struct MappedSource {
     files: Vec<Vec<Arc<MappedPart>>>,
-    read_ahead: Mutex<ReadAhead>,
+    first_pass: Mutex<Advised>,
     /// Alternatives of choices that the system was told of, by their first ranges.
     advised: Mutex<HashSet<Extent>>,
-    map_ahead: OnceLock<MapAhead>,
+    /// What reads ahead of the first pass, where something does.
+    read_ahead: OnceLock<Option<ReadAhead>>,
 }
 
 impl MappedSource {
@@ -157,9 +163,9 @@ impl MappedSource {
             .collect::<Result<_, _>>()?;
         Ok(MappedSource {
             files,
-            read_ahead: Mutex::default(),
+            first_pass: Mutex::default(),
             advised: Mutex::default(),
-            map_ahead: OnceLock::new(),
+            read_ahead: OnceLock::new(),
         })
     }
 
@@ -168,13 +174,15 @@ impl MappedSource {
         self.files.iter().flatten().for_each(|part| os::advise_large_pages(&part.map));
     }
 
-    /// Begins to map `extents`, in order and beside whatever else is done, as far as they are in memory already. Only the
-    /// first call does anything; dropping the source ends it.
-    pub fn map_ahead(&self, extents: impl IntoIterator<Item = Extent>) {
-        self.map_ahead.get_or_init(|| {
-            let parts_of = |extent| Some(pieces(self.parts(extent).ok()?, extent));
-            let ranges = extents.into_iter().filter_map(parts_of).flatten();
-            MapAhead::start(ranges.map(|(part, range)| (Arc::clone(part), range)).collect())
+    /// Begins to read and map `extents`, in order and beside whatever else is done. Only the first call does anything;
+    /// dropping the source ends it. Where the system has no way to do that, the first pass advises it instead.
+    pub fn read_ahead(&self, extents: impl IntoIterator<Item = Extent>) {
+        self.read_ahead.get_or_init(|| {
+            let located = |extent| {
+                let pieces = pieces(self.parts(extent).ok()?, extent);
+                Some((extent, pieces.map(|(part, range)| (Arc::clone(part), range)).collect()))
+            };
+            ReadAhead::start(extents.into_iter().filter_map(located).collect())
         });
     }
 
@@ -255,9 +263,18 @@ impl MappedSource {
         }
     }
 
+    /// Leaves it to the thread to read what is not in memory: a fault beside it would make the disk jump, and read less at a
+    /// time.
+    fn wait_for(&self, ahead: &ReadAhead, extent: Extent) {
+        let mut pieces = self.parts(extent).into_iter().flat_map(|parts| pieces(parts, extent));
+        if !ahead.is_over() && pieces.any(|(part, range)| !part.is_resident(&range)) {
+            ahead.wait_for(extent);
+        }
+    }
+
     /// Tells the system what a first pass will read next. Later passes find it in the page cache.
     fn advise_ahead(&self, extent: Extent) {
-        let mut state = self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.first_pass.lock().unwrap_or_else(PoisonError::into_inner);
         let state = &mut *state;
         // Nothing is planned any more after a whole pass.
         // A lease may cover only some rows of a planned extent; the plan moves on with the first of them. A few may be
@@ -310,10 +327,10 @@ impl Source for MappedSource {
         for parts in &self.files {
             parts.iter().try_for_each(|part| part.check_unchanged())?;
         }
-        let mut state = self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.first_pass.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.finished {
             *state =
-                ReadAhead { extents: reads.iter().map(|read| read.extent).collect(), ..ReadAhead::default() };
+                Advised { extents: reads.iter().map(|read| read.extent).collect(), ..Advised::default() };
         }
         Ok(())
     }
@@ -330,7 +347,10 @@ impl Source for MappedSource {
 
     fn lease(&self, extent: Extent) -> Result<Lease<'_>, ReadError> {
         let parts = self.parts(extent)?;
-        self.advise_ahead(extent);
+        match self.read_ahead.get() {
+            Some(Some(ahead)) => self.wait_for(ahead, extent),
+            _ => self.advise_ahead(extent),
+        }
         let mut found = pieces(parts, extent);
         let Some((part, range)) = found.next() else {
             return Ok(Lease::mapped(&[], &parts[0].health));
@@ -366,9 +386,9 @@ impl Source for MappedSource {
         for parts in &self.files {
             parts.iter().try_for_each(|part| part.check_unchanged())?;
         }
-        let mut state = self.read_ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.first_pass.lock().unwrap_or_else(PoisonError::into_inner);
         if state.advised == state.extents.len() && !state.extents.is_empty() {
-            *state = ReadAhead { finished: true, ..ReadAhead::default() };
+            *state = Advised { finished: true, ..Advised::default() };
         }
         Ok(())
     }
@@ -446,7 +466,7 @@ mod tests {
             source.lease(read.extent).unwrap().release().unwrap();
         }
         source.end_pass().unwrap();
-        assert!(source.read_ahead.lock().unwrap().finished);
+        assert!(source.first_pass.lock().unwrap().finished);
     }
 
     #[test]

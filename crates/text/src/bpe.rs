@@ -8,7 +8,7 @@ use rawrz_gguf::Gguf;
 
 use crate::TokenId;
 use crate::error::TokenizerError;
-use crate::keyed::{Keyed, Slots, Vacant};
+use crate::keyed::{Keyed, Slots, Word};
 use crate::pretokenizer::{Alphabet, PreTokenizer};
 use crate::spm::ESCAPED_SPACE;
 use crate::texts::Texts;
@@ -53,26 +53,30 @@ struct MergeTable {
 
 impl MergeTable {
     fn new(texts: Texts, raw: &[u8]) -> MergeTable {
-        let slots = Slots::with_capacity(texts.len());
-        let mut table = MergeTable { texts, slots, key: Keyed::new() };
-        for rank in 0..table.texts.len() {
-            let [left, right] = parts_of(table.texts.get(raw, rank));
-            // A merge without parts keeps its rank and never applies. Of two merges of one pair the first counts.
-            if !right.is_empty()
-                && let Err(vacant) = table.find(raw, table.part(left), table.part(right))
-            {
-                table.slots.fill(vacant, rank as u32);
+        let key = Keyed::new();
+        let parts = |rank: u32| parts_of(texts.get(raw, rank as usize));
+        let hash_of = |rank: u32| {
+            let (rest, len_bytes) = texts.get_with_rest(raw, rank as usize);
+            match Word::first_of(rest, len_bytes) {
+                Some(word) => {
+                    let at = word.find_after_first(b' ')?;
+                    let [left, right] = [word.before(at), word.after(at)];
+                    (!right.is_empty()).then(|| key.of_pair(key.of_word(left), key.of_word(right)))
+                }
+                None => {
+                    let [left, right] = parts(rank);
+                    (!right.is_empty()).then(|| key.of_pair(key.of_bytes(left), key.of_bytes(right)))
+                }
             }
-        }
-        table
+        };
+        // A merge without parts keeps its rank and never applies.
+        // Of two merges of one pair the first counts.
+        let (slots, _) = Slots::of(0..texts.len() as u32, hash_of, |a, b| parts(a) == parts(b));
+        MergeTable { texts, slots, key }
     }
 
-    fn part<'a>(&self, text: &'a [u8]) -> Part<'a> {
-        Part { text, hash: self.key.of_bytes(text) }
-    }
-
-    /// The rank of a pair, or where it belongs.
-    fn find(&self, raw: &[u8], left: Part<'_>, right: Part<'_>) -> Result<u32, Vacant> {
+    /// The rank of a pair.
+    fn find(&self, raw: &[u8], left: Part<'_>, right: Part<'_>) -> Option<u32> {
         let is_it = |rank: u32| parts_of(self.texts.get(raw, rank as usize)) == [left.text, right.text];
         self.slots.find(self.key.of_pair(left.hash, right.hash), is_it)
     }
@@ -178,19 +182,19 @@ impl<'t> Seen<'t> {
 impl Bpe {
     pub(crate) fn new(
         gguf: &Gguf,
-        vocab: &Vocab,
         pre: &'static PreTokenizer,
         needs_merges: bool,
     ) -> Result<Bpe, TokenizerError> {
+        let raw = (**gguf.bytes()).as_ref();
         let texts = match gguf.get_array(MERGES)? {
             None if needs_merges => return Err(TokenizerError::Missing { key: MERGES }),
             None => Texts::NONE,
             Some(array) => {
                 at_most(MERGES, array.len() as u64, Slots::MAX_LEN)?;
-                Texts::new(MERGES, array, vocab.raw().as_ptr() as usize)?
+                Texts::new(MERGES, array, raw.as_ptr() as usize)?
             }
         };
-        Ok(Bpe { pre, table: MergeTable::new(texts, vocab.raw()) })
+        Ok(Bpe { pre, table: MergeTable::new(texts, raw) })
     }
 
     /// Appends the tokens of a text.
@@ -303,7 +307,7 @@ impl Bpe {
         }
         let [l, r] = [left, right].map(|at| symbols[at as usize]);
         let part = |symbol: &Symbol| Part { text: symbol.text(text), hash: symbol.hash };
-        if let Ok(rank) = self.table.find(vocab.raw(), part(&l), part(&r)) {
+        if let Some(rank) = self.table.find(vocab.raw(), part(&l), part(&r)) {
             let len_bytes = l.len_bytes + r.len_bytes;
             pairs.push(Reverse(Pair { rank, left, right, len_bytes }));
         }

@@ -46,10 +46,17 @@ impl Texts {
 
     /// Text `i` of the file whose bytes are `raw`; empty for one that there is not.
     pub(crate) fn get<'a>(&self, raw: &'a [u8], i: usize) -> &'a [u8] {
+        let (rest, len_bytes) = self.get_with_rest(raw, i);
+        &rest[..len_bytes]
+    }
+
+    /// As [`Texts::get`], with the bytes of the file after it, and its length.
+    pub(crate) fn get_with_rest<'a>(&self, raw: &'a [u8], i: usize) -> (&'a [u8], usize) {
         let (Some(&start), Some(&next)) = (self.starts.get(i), self.starts.get(i + 1)) else {
-            return &[];
+            return (&[], 0);
         };
-        raw.get(self.at + start as usize..self.at + next as usize - 8).unwrap_or_default()
+        let rest = raw.get(self.at + start as usize..).unwrap_or_default();
+        (rest, rest.len().min((next - 8 - start) as usize))
     }
 
     pub(crate) fn heap_bytes(&self) -> usize {

@@ -137,20 +137,26 @@ impl Tokenizer {
             }
         };
 
-        let mut vocab = Vocab::from_gguf(gguf)?;
+        let bpe = || {
+            // Kimi K2 has files without merges.
+            let is_kimi = gguf.get_str("tokenizer.ggml.pre")? == Some("kimi-k2");
+            Bpe::new(gguf, pre, !is_kimi)
+        };
+        // Opening a model waits for both tables, and neither needs the other.
+        let (vocab, bpe) = match name {
+            "gpt2" | "gemma4" => side_by_side(|| Vocab::from_gguf(gguf), || bpe().map(Some)),
+            _ => (Vocab::from_gguf(gguf), Ok(None)),
+        };
+        let (mut vocab, bpe) = (vocab?, bpe?);
         let mut ids = special::ids_from_keys(gguf, vocab.len(), defaults.ids)?;
-        let model = match name {
-            "llama" => {
+        let model = match (bpe, name) {
+            (Some(bpe), _) => Model::Bpe(bpe),
+            (None, "bert") => Model::WordPiece(WordPiece::new(gguf, ids.unk)?),
+            (None, "t5") => Model::Unigram(Unigram::new(gguf, &vocab, ids.unk)?),
+            (None, _) => {
                 vocab.check_scores()?;
                 let given = gguf.get_bool("tokenizer.ggml.add_space_prefix")?;
                 Model::Spm { add_space_prefix: given.unwrap_or(true) }
-            }
-            "bert" => Model::WordPiece(WordPiece::new(gguf, ids.unk)?),
-            "t5" => Model::Unigram(Unigram::new(gguf, &vocab, ids.unk)?),
-            // Kimi K2 has files without merges.
-            _ => {
-                let is_kimi = gguf.get_str("tokenizer.ggml.pre")? == Some("kimi-k2");
-                Model::Bpe(Bpe::new(gguf, &vocab, pre, !is_kimi)?)
             }
         };
         let eog = special::find_by_text(&mut vocab, &mut ids).into_boxed_slice();
@@ -415,6 +421,19 @@ impl std::fmt::Debug for Tokenizer {
             .field("add_eos", &self.add_eos)
             .finish_non_exhaustive()
     }
+}
+
+/// What both give, the second on a thread of its own where the system has one.
+fn side_by_side<A, B: Send>(a: impl FnOnce() -> A, b: impl Fn() -> B + Sync) -> (A, B) {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("rawrz-merges".into()).spawn_scoped(scope, &b);
+        let a = a();
+        let b = match thread {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+            Err(_) => b(),
+        };
+        (a, b)
+    })
 }
 
 fn unescape_spaces(text: &[u8], out: &mut Vec<u8>) {

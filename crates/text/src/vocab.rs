@@ -7,7 +7,7 @@ use rawrz_gguf::{Array, Bytes, Gguf, ValueType};
 
 use crate::TokenId;
 use crate::error::{TokenizerError, shorten};
-use crate::keyed::{Keyed, Slots, Vacant};
+use crate::keyed::{Keyed, Slots, Word};
 use crate::texts::Texts;
 
 pub(crate) const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -58,14 +58,36 @@ enum Scores {
 
 pub(crate) struct Vocab {
     bytes: Bytes,
-    /// By id.
-    texts: Texts,
+    texts: TokenTexts,
     attrs: Vec<u8>,
     scores: Scores,
-    /// Tokens that have no text in the file, in order of id, with the text `[EMPTY_id]` that the reference gives them.
-    unnamed: Vec<(TokenId, Box<[u8]>)>,
     index: TextIndex,
     max_token_bytes: usize,
+}
+
+/// Texts by id.
+struct TokenTexts {
+    in_file: Texts,
+    /// Tokens that have no text in the file, in order of id, with the text `[EMPTY_id]` that the reference gives them.
+    unnamed: Vec<(TokenId, Box<[u8]>)>,
+}
+
+impl TokenTexts {
+    /// The text of a token of the file whose bytes are `raw`; empty for an id that there is not.
+    fn get<'a>(&'a self, raw: &'a [u8], id: TokenId) -> &'a [u8] {
+        match self.in_file.get(raw, id as usize) {
+            b"" => match self.unnamed.binary_search_by_key(&id, |(id, _)| *id) {
+                Ok(i) => &self.unnamed[i].1,
+                Err(_) => b"",
+            },
+            text => text,
+        }
+    }
+
+    fn heap_bytes(&self) -> usize {
+        let unnamed: usize = self.unnamed.iter().map(|(_, text)| text.len() + 24).sum();
+        self.in_file.heap_bytes() + unnamed
+    }
 }
 
 fn elements(array: Array<'_>, key: &'static str, n_tokens: usize) -> Result<usize, TokenizerError> {
@@ -78,7 +100,8 @@ fn elements(array: Array<'_>, key: &'static str, n_tokens: usize) -> Result<usiz
 impl Vocab {
     pub(crate) fn from_gguf(gguf: &Gguf) -> Result<Vocab, TokenizerError> {
         let bytes = gguf.bytes().clone();
-        let base = (*bytes).as_ref().as_ptr() as usize;
+        let raw = (*bytes).as_ref();
+        let base = raw.as_ptr() as usize;
 
         let tokens = gguf.get_array(TOKENS)?.ok_or(TokenizerError::Missing { key: TOKENS })?;
         let n_tokens = tokens.len();
@@ -86,11 +109,11 @@ impl Vocab {
             return Err(TokenizerError::Empty);
         }
         at_most(TOKENS, n_tokens as u64, Slots::MAX_LEN)?;
-        let texts = Texts::new(TOKENS, tokens, base)?;
+        let in_file = Texts::new(TOKENS, tokens, base)?;
         let mut unnamed = Vec::new();
         let mut max_token_bytes = 0;
         for id in 0..n_tokens {
-            let len_bytes = texts.len_bytes(id);
+            let len_bytes = in_file.len_bytes(id);
             if len_bytes == 0 {
                 unnamed.push((id as TokenId, format!("[EMPTY_{id}]").into_bytes().into_boxed_slice()));
             }
@@ -118,31 +141,15 @@ impl Vocab {
                 }
             }
         };
-        let mut vocab = Vocab {
-            bytes,
-            texts,
-            attrs,
-            scores,
-            unnamed,
-            index: TextIndex::with_capacity(n_tokens),
-            max_token_bytes,
-        };
-        vocab.build_index()?;
+        let texts = TokenTexts { in_file, unnamed };
+        let (index, same) = TextIndex::of(&texts, raw, n_tokens as TokenId);
+        if let Some((first, second)) = same {
+            let text = shorten(texts.get(raw, first));
+            return Err(TokenizerError::DuplicateToken { text, first, second });
+        }
+        let vocab = Vocab { bytes, texts, attrs, scores, index, max_token_bytes };
         vocab.check_byte_tokens()?;
         Ok(vocab)
-    }
-
-    fn build_index(&mut self) -> Result<(), TokenizerError> {
-        let mut index = std::mem::replace(&mut self.index, TextIndex::with_capacity(0));
-        for id in 0..self.len() as TokenId {
-            let text = self.text(id);
-            if let Err(first) = index.insert(text, id, |other| self.text(other)) {
-                let text = shorten(text);
-                return Err(TokenizerError::DuplicateToken { text, first, second: id });
-            }
-        }
-        self.index = index;
-        Ok(())
     }
 
     fn check_byte_tokens(&self) -> Result<(), TokenizerError> {
@@ -179,13 +186,7 @@ impl Vocab {
 
     /// The text of a token as the vocabulary has it; empty for an id that it does not have.
     pub(crate) fn text(&self, id: TokenId) -> &[u8] {
-        match self.texts.get(self.raw(), id as usize) {
-            b"" => match self.unnamed.binary_search_by_key(&id, |(id, _)| *id) {
-                Ok(i) => &self.unnamed[i].1,
-                Err(_) => b"",
-            },
-            text => text,
-        }
+        self.texts.get(self.raw(), id)
     }
 
     /// The token with this text.
@@ -193,7 +194,7 @@ impl Vocab {
         if text.is_empty() || text.len() > self.max_token_bytes {
             return None;
         }
-        self.index.find(text, |id| self.text(id)).ok()
+        self.index.find(text, |id| self.text(id))
     }
 
     pub(crate) fn attr(&self, id: TokenId) -> Attr {
@@ -219,8 +220,7 @@ impl Vocab {
 
     /// Heap bytes that the vocabulary holds.
     pub(crate) fn heap_bytes(&self) -> usize {
-        let unnamed: usize = self.unnamed.iter().map(|(_, text)| text.len() + 24).sum();
-        self.texts.heap_bytes() + self.attrs.capacity() + self.index.slots.heap_bytes() + unnamed
+        self.texts.heap_bytes() + self.attrs.capacity() + self.index.slots.heap_bytes()
     }
 }
 
@@ -265,27 +265,21 @@ struct TextIndex {
 }
 
 impl TextIndex {
-    fn with_capacity(n_tokens: usize) -> TextIndex {
-        TextIndex { slots: Slots::with_capacity(n_tokens), key: Keyed::new() }
+    /// An index of the ids below `n_tokens`, and the first two that have the same text.
+    fn of(texts: &TokenTexts, raw: &[u8], n_tokens: TokenId) -> (TextIndex, Option<(TokenId, TokenId)>) {
+        let key = Keyed::new();
+        let hash_of = |id: TokenId| {
+            let (rest, len_bytes) = texts.in_file.get_with_rest(raw, id as usize);
+            Some(match Word::first_of(rest, len_bytes) {
+                Some(word) if !word.is_empty() => key.of_word(word),
+                _ => key.of_bytes(texts.get(raw, id)),
+            })
+        };
+        let (slots, same) = Slots::of(0..n_tokens, hash_of, |a, b| texts.get(raw, a) == texts.get(raw, b));
+        (TextIndex { slots, key }, same)
     }
 
-    fn find<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> Result<TokenId, Vacant> {
+    fn find<'a>(&self, text: &[u8], text_of: impl Fn(TokenId) -> &'a [u8]) -> Option<TokenId> {
         self.slots.find(self.key.of_bytes(text), |id| text_of(id) == text)
-    }
-
-    /// Adds a text, or gives the id that has it already.
-    fn insert<'a>(
-        &mut self,
-        text: &[u8],
-        id: TokenId,
-        text_of: impl Fn(TokenId) -> &'a [u8],
-    ) -> Result<(), TokenId> {
-        match self.find(text, text_of) {
-            Ok(first) => Err(first),
-            Err(vacant) => {
-                self.slots.fill(vacant, id);
-                Ok(())
-            }
-        }
     }
 }

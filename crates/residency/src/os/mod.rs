@@ -129,7 +129,8 @@ pub(crate) fn is_resident(map: &memmap2::Mmap, offset: usize) -> bool {
     imp::is_resident(map, offset)
 }
 
-/// Maps `len` bytes at `offset` of `map`, reading what is not in memory; `false` where the system cannot.
+/// Maps `len` bytes at `offset` of `map`, reading what is not in memory; `false` where the system cannot, also if there are
+/// no bytes.
 pub(crate) fn populate(map: &memmap2::Mmap, offset: usize, len: usize) -> bool {
     imp::populate(map, offset, len)
 }
