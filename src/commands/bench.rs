@@ -19,9 +19,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Into how many spells a decode is cut, between which the disk is read to know what it delivers, and how long each
-/// time, at least and at most.
-const DISK_PROBES: usize = 8;
+/// Into how many spells a decode is cut, between which weights are read without computing to know what disk or memory deliver.
+const SPELLS: usize = 8;
+
+/// How long a disk is read for that each time, at least and at most.
 const DISK_PROBE_TIME: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
 /// Tokens of the run that warms up.
@@ -98,10 +99,11 @@ struct Measured {
     prefill_tok_s: Option<f64>,
     decode_tok_s: Option<f64>,
     traffic: Traffic,
-    /// The best of the repetitions: a bound is what can be had.
+    /// The best that was seen: a bound is what can be had.
     memory_bytes_per_s: f64,
     /// Where weights are streamed.
     disk: Option<Disk>,
+    spells: Vec<Spell>,
     /// Part of the experts' bytes that decoding found in memory; `None` without experts.
     hit_rate: Option<f64>,
     pinned_bytes: u64,
@@ -118,42 +120,36 @@ struct Disk {
     is_direct: bool,
     /// Part of the time of decoding in which it waited for bytes.
     stalled_share: f64,
-    spells: Vec<Spell>,
 }
 
-/// Some tokens, and what the disk delivered before and after them.
+/// Some tokens, and what the disk, or where weights are mapped the memory, delivered before and after them.
 struct Spell {
     tok_s: f64,
-    disk_bytes_per_s: f64,
+    bytes_per_s: f64,
 }
 
 impl Measured {
-    fn disk_bytes_per_s(&self) -> f64 {
-        self.disk.as_ref().map_or(f64::INFINITY, |disk| disk.bytes_per_s)
-    }
-
     fn bound_decode_tok_s(&self) -> f64 {
-        self.bound(self.disk_bytes_per_s())
+        let disk_bytes_per_s = self.disk.as_ref().map_or(f64::INFINITY, |disk| disk.bytes_per_s);
+        self.bound(disk_bytes_per_s, self.memory_bytes_per_s)
     }
 
-    fn bound(&self, disk_bytes_per_s: f64) -> f64 {
-        self.traffic.bound(self.hit_rate.unwrap_or(1.0), disk_bytes_per_s, self.memory_bytes_per_s)
+    fn bound(&self, disk_bytes_per_s: f64, memory_bytes_per_s: f64) -> f64 {
+        self.traffic.bound(self.hit_rate.unwrap_or(1.0), disk_bytes_per_s, memory_bytes_per_s)
     }
 
     fn streamed_bytes_per_token(&self) -> u64 {
         self.traffic.read_bytes(self.hit_rate.unwrap_or(1.0)) as u64
     }
 
-    /// Where weights are streamed, the median of shares for a token or a few, each of what the disk delivered then: the
-    /// speed of a shared disk changes by more than what is to be seen.
+    /// The median of shares for some tokens, each of what was delivered then: the speed of a disk or of memory that others use,
+    /// too, changes by more than what is to be seen.
     fn share_of_bound(&self) -> Option<f64> {
-        match &self.disk {
-            Some(disk) => {
-                let share = |spell: &Spell| spell.tok_s / self.bound(spell.disk_bytes_per_s);
-                median(disk.spells.iter().map(share).collect())
-            }
-            None => self.decode_tok_s.map(|rate| rate / self.bound_decode_tok_s()),
-        }
+        let bound = |delivered| match &self.disk {
+            Some(_) => self.bound(delivered, self.memory_bytes_per_s),
+            None => self.bound(f64::INFINITY, delivered),
+        };
+        median(self.spells.iter().map(|spell| spell.tok_s / bound(spell.bytes_per_s)).collect())
     }
 
     fn what_bounds(&self) -> String {
@@ -175,7 +171,7 @@ impl Measured {
 }
 
 fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Measured> {
-    let ctx = args.prompt.max(args.tokens + DISK_PROBES).max(WARM_UP_TOKENS);
+    let ctx = args.prompt.max(args.tokens + SPELLS).max(WARM_UP_TOKENS);
     let open = || run::open(path, &args.limits, Some(ctx));
     let warm = open()?;
     report::kv_notes(&warm, &args.limits);
@@ -210,16 +206,19 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
             decodes.push(args.tokens as f64 / decoded.time.as_secs_f64());
             choices.hits += decoded.choices.hits;
             choices.misses += decoded.choices.misses;
+            spells.extend(decoded.spells);
             if is_streamed {
-                spells.extend(decoded.spells);
                 stalled_shares.push(decoded.stalled.as_secs_f64() / decoded.time.as_secs_f64());
                 is_direct &= engine.reads_directly().unwrap_or(true);
             }
         }
         if !is_streamed {
-            let (bytes, time) = engine.sweep_weights()?;
-            memory_bytes_per_s = memory_bytes_per_s.max(bytes as f64 / time.as_secs_f64());
+            memory_bytes_per_s = memory_bytes_per_s.max(delivered(&engine, Duration::ZERO)?);
         }
+    }
+    if !is_streamed {
+        let seen = spells.iter().map(|spell| spell.bytes_per_s);
+        memory_bytes_per_s = seen.fold(memory_bytes_per_s, f64::max);
     }
     let at_least_one = "there is at least one repetition";
     let taken = choices.hits + choices.misses;
@@ -231,11 +230,11 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
         traffic,
         memory_bytes_per_s,
         disk: median(stalled_shares).map(|stalled_share| Disk {
-            bytes_per_s: spells.iter().map(|spell| spell.disk_bytes_per_s).sum::<f64>() / spells.len() as f64,
+            bytes_per_s: spells.iter().map(|spell| spell.bytes_per_s).sum::<f64>() / spells.len() as f64,
             is_direct,
             stalled_share,
-            spells,
         }),
+        spells,
         hit_rate: (taken > 0).then(|| choices.hits as f64 / taken as f64),
         pinned_bytes,
         threads,
@@ -261,23 +260,20 @@ struct Decoded {
     /// Of the time, how long it waited for weights.
     stalled: Duration,
     choices: ChoiceStats,
-    /// Where weights are streamed.
     spells: Vec<Spell>,
 }
 
-/// Runs `n_tokens` tokens one by one from an empty context, after one that maps what was not mapped yet. Sampling is
-/// left out. Both as in llama-bench.
+/// Runs `n_tokens` tokens one by one from an empty context. Sampling is left out, as in llama-bench.
 ///
-/// A disk that others use too is seldom the same, so where weights are streamed it is measured between tokens, and the
-/// token after each measurement, for which nothing was read ahead, is left out.
+/// A disk or a memory that others use, too, is seldom the same, so it is measured between tokens; the token after each
+/// measurement, for which nothing was read ahead or mapped, is left out.
 fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Result<Decoded> {
     let mut session = Session::new(engine)?;
-    let is_streamed = engine.is_streamed();
-    let n_spells = if is_streamed { DISK_PROBES.min(n_tokens) } else { 1 };
+    let n_spells = SPELLS.min(n_tokens);
     let tokens = tokens(engine, n_tokens + n_spells);
     let stats = || engine.stream_stats().unwrap_or_default();
     let (mut done, mut decoded) = (0, Decoded::default());
-    let mut disk = engine.probe_disk(DISK_PROBE_TIME.0)?;
+    let mut before_tokens = delivered(engine, DISK_PROBE_TIME.0)?;
     for spell in 0..n_spells {
         let n = (spell + 1) * n_tokens / n_spells - spell * n_tokens / n_spells;
         session.sync(&tokens[..done + 1], cancel)?;
@@ -292,14 +288,24 @@ fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Res
         decoded.choices.misses += after.choices.misses;
         done += n + 1;
         // Disks of virtual machines may be faster for a moment than they are for long.
-        let next = engine.probe_disk((time / 4).clamp(DISK_PROBE_TIME.0, DISK_PROBE_TIME.1))?;
-        decoded.spells.extend(disk.zip(next).map(|(before, after)| Spell {
+        let after_tokens = delivered(engine, (time / 4).clamp(DISK_PROBE_TIME.0, DISK_PROBE_TIME.1))?;
+        decoded.spells.push(Spell {
             tok_s: n as f64 / time.as_secs_f64(),
-            disk_bytes_per_s: (before + after) / 2.0,
-        }));
-        disk = next;
+            bytes_per_s: (before_tokens + after_tokens) / 2.0,
+        });
+        before_tokens = after_tokens;
     }
     Ok(decoded)
+}
+
+/// Bytes in a second that come to one who does not compute: from the disk, read for `time`, where weights are streamed, else
+/// from memory, read once.
+fn delivered(engine: &Engine, time: Duration) -> anyhow::Result<f64> {
+    if let Some(bytes_per_s) = engine.probe_disk(time)? {
+        return Ok(bytes_per_s);
+    }
+    let (bytes, time) = engine.sweep_weights()?;
+    Ok(bytes as f64 / time.as_secs_f64())
 }
 
 /// Tokens all over the vocabulary: which ones has no influence on the time.
