@@ -116,9 +116,10 @@ fn those_who_pull_the_same_share_it_and_the_last_one_ends_it() {
     assert_eq!(pulling(), 1, "one still waits");
     drop(second);
     wait("it ends", &|| pulling() == 0);
-    // The next one begins anew.
+    // The next one begins anew. On a busy machine the second may have come after the others went, and have done so, too.
+    let begun = server.catalog.pulls.load(Ordering::SeqCst);
     let again = pull("{\"model\": \"slow\"}");
-    wait("it begins", &|| server.catalog.pulls.load(Ordering::SeqCst) == 2);
+    wait("it begins", &|| server.catalog.pulls.load(Ordering::SeqCst) > begun);
     drop(again);
     wait("it ends again", &|| pulling() == 0);
 }
