@@ -54,6 +54,16 @@ fn text_tells_the_same_and_what_is_left_out_is_not_there() {
 }
 
 #[test]
+fn one_token_takes_its_share_of_what_it_was_measured_by() {
+    model("smollm2");
+    let json = run(["bench", "smollm2", "-p", "0", "-n", "1", "--reps", "1", "--json"]).json();
+    let number = |field: &str| json[field].as_f64().unwrap_or_else(|| panic!("{field} in {json}"));
+    // The bound is the better of the two readings, the share is of their mean.
+    let ratio = number("share_of_bound") * number("bound_decode_tok_s") / number("decode_tok_s");
+    assert!((1.0 - 1e-6..2.0).contains(&ratio), "{json}");
+}
+
+#[test]
 fn what_cannot_be_measured_is_refused() {
     model("smollm2");
     run(["bench", "smollm2", "--reps", "0"]).failed(2);

@@ -122,10 +122,17 @@ struct Disk {
     stalled_share: f64,
 }
 
-/// Some tokens, and what the disk, or where weights are mapped the memory, delivered before and after them.
+/// Some tokens, and bytes in a second that the disk, or where weights are mapped the memory, delivered before and after them.
 struct Spell {
     tok_s: f64,
-    bytes_per_s: f64,
+    before: f64,
+    after: f64,
+}
+
+impl Spell {
+    fn bytes_per_s(&self) -> f64 {
+        (self.before + self.after) / 2.0
+    }
 }
 
 impl Measured {
@@ -149,7 +156,7 @@ impl Measured {
             Some(_) => self.bound(delivered, self.memory_bytes_per_s),
             None => self.bound(f64::INFINITY, delivered),
         };
-        median(self.spells.iter().map(|spell| spell.tok_s / bound(spell.bytes_per_s)).collect())
+        median(self.spells.iter().map(|spell| spell.tok_s / bound(spell.bytes_per_s())).collect())
     }
 
     fn what_bounds(&self) -> String {
@@ -211,13 +218,12 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
                 stalled_shares.push(decoded.stalled.as_secs_f64() / decoded.time.as_secs_f64());
                 is_direct &= engine.reads_directly().unwrap_or(true);
             }
-        }
-        if !is_streamed {
+        } else if !is_streamed {
             memory_bytes_per_s = memory_bytes_per_s.max(delivered(&engine, Duration::ZERO)?);
         }
     }
     if !is_streamed {
-        let seen = spells.iter().map(|spell| spell.bytes_per_s);
+        let seen = spells.iter().flat_map(|spell| [spell.before, spell.after]);
         memory_bytes_per_s = seen.fold(memory_bytes_per_s, f64::max);
     }
     let at_least_one = "there is at least one repetition";
@@ -230,7 +236,7 @@ fn measure(path: &Path, args: &BenchArgs, cancel: &Cancel) -> anyhow::Result<Mea
         traffic,
         memory_bytes_per_s,
         disk: median(stalled_shares).map(|stalled_share| Disk {
-            bytes_per_s: spells.iter().map(|spell| spell.bytes_per_s).sum::<f64>() / spells.len() as f64,
+            bytes_per_s: spells.iter().map(Spell::bytes_per_s).sum::<f64>() / spells.len() as f64,
             is_direct,
             stalled_share,
         }),
@@ -273,27 +279,24 @@ fn decode(engine: &Arc<Engine>, n_tokens: usize, cancel: &Cancel) -> anyhow::Res
     let tokens = tokens(engine, n_tokens + n_spells);
     let stats = || engine.stream_stats().unwrap_or_default();
     let (mut done, mut decoded) = (0, Decoded::default());
-    let mut before_tokens = delivered(engine, DISK_PROBE_TIME.0)?;
+    let mut before = delivered(engine, DISK_PROBE_TIME.0)?;
     for spell in 0..n_spells {
         let n = (spell + 1) * n_tokens / n_spells - spell * n_tokens / n_spells;
         session.sync(&tokens[..done + 1], cancel)?;
-        let (before, started) = (stats(), Instant::now());
+        let (stats_before, started) = (stats(), Instant::now());
         for i in 2..=n + 1 {
             session.sync(&tokens[..done + i], cancel)?;
         }
-        let (time, after) = (started.elapsed(), stats().since(&before));
+        let (time, passed) = (started.elapsed(), stats().since(&stats_before));
         decoded.time += time;
-        decoded.stalled += after.stalled;
-        decoded.choices.hits += after.choices.hits;
-        decoded.choices.misses += after.choices.misses;
+        decoded.stalled += passed.stalled;
+        decoded.choices.hits += passed.choices.hits;
+        decoded.choices.misses += passed.choices.misses;
         done += n + 1;
         // Disks of virtual machines may be faster for a moment than they are for long.
-        let after_tokens = delivered(engine, (time / 4).clamp(DISK_PROBE_TIME.0, DISK_PROBE_TIME.1))?;
-        decoded.spells.push(Spell {
-            tok_s: n as f64 / time.as_secs_f64(),
-            bytes_per_s: (before_tokens + after_tokens) / 2.0,
-        });
-        before_tokens = after_tokens;
+        let after = delivered(engine, (time / 4).clamp(DISK_PROBE_TIME.0, DISK_PROBE_TIME.1))?;
+        decoded.spells.push(Spell { tok_s: n as f64 / time.as_secs_f64(), before, after });
+        before = after;
     }
     Ok(decoded)
 }

@@ -8,7 +8,7 @@ use crate::extent::Extent;
 use crate::mapped::MappedPart;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -30,22 +30,15 @@ pub(crate) struct ReadAhead {
 #[derive(Debug, Default)]
 struct Shared {
     stop: AtomicBool,
-    /// How many extents are read; all, once the thread has ended.
-    done: AtomicUsize,
-    /// Held while `done` grows.
-    growing: Mutex<()>,
+    /// How many extents are read; more than there are, once the thread ends.
+    done: Mutex<usize>,
     grown: Condvar,
 }
 
 impl Shared {
     fn set_done(&self, done: usize) {
-        let _growing = self.growing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.done.store(done, Ordering::Release);
+        *self.done.lock().unwrap_or_else(PoisonError::into_inner) = done;
         self.grown.notify_all();
-    }
-
-    fn is_done(&self, place: usize) -> bool {
-        self.done.load(Ordering::Acquire) > place
     }
 
     /// What cannot be read is left to those who use it.
@@ -91,16 +84,14 @@ impl ReadAhead {
 
     /// Whether the thread has ended.
     pub(crate) fn is_over(&self) -> bool {
-        self.shared.is_done(self.places.len())
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Waits until an extent of those that are read is there.
     pub(crate) fn wait_for(&self, extent: Extent) {
         let Some(&place) = self.places.get(&extent) else { return };
-        let mut growing = self.shared.growing.lock().unwrap_or_else(PoisonError::into_inner);
-        while !self.shared.is_done(place) {
-            growing = self.shared.grown.wait(growing).unwrap_or_else(PoisonError::into_inner);
-        }
+        let done = self.shared.done.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.shared.grown.wait_while(done, |done| *done <= place));
     }
 
     fn join(&mut self) {
